@@ -1,6 +1,6 @@
-//! The whole relay over real sockets, both clients behind it, TLS all the way, with the tests' blocking endpoints on the
-//! same machine: wall-clock time, so for comparing builds on a quiet machine. CPU time of the relay alone, and clients
-//! that are fast, are `msrp bench`'s.
+//! The whole relay over real sockets, both clients behind it, TLS on all connections, with the tests' blocking
+//! endpoints on the same machine. Wall-clock time, so only for comparing builds on a quiet machine. `msrp bench`
+//! measures the relay's CPU time alone, with fast clients.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -38,7 +38,7 @@ fn body(bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Runs a parser over all of it; how many pieces there were.
+/// Runs a parser over all of it; returns how many parts there were.
 fn parse(parser: &mut Parser, mut bytes: &[u8]) -> usize {
     let mut pieces = 0;
     while let Ok(Some(step)) = parser.step(bytes) {
@@ -67,7 +67,7 @@ fn parsing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the search for the end-line costs in a body, by what the body is made of.
+/// The cost of searching a body for the end-line, by the body's content.
 fn end_lines(criterion: &mut Criterion) {
     const BYTES: usize = 64 << 10;
     let bodies = [
@@ -116,7 +116,7 @@ fn rewriting(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the relay does of an AUTH: reading the client's answer and checking it.
+/// The relay's work for an AUTH: reading the client's answer and checking it.
 fn digests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("digest");
     group.throughput(Throughput::Elements(1));

@@ -1,8 +1,8 @@
-//! How long a refusal takes: of an account that is remembered, of one that is not, and of none. The times must not tell.
+//! How long a refusal takes: for a remembered account, for another one, and for none. The times must not tell which.
 //!
-//! `cargo bench --bench refusals [-- ROUNDS]`: a relay in this process with a SQLite file of two accounts, without and with
-//! `auth.cache`; each kind of guess is made once in every round, first, second and third in turn. Medians, and how far the
-//! medians of ten parts of the run lie apart: a difference between kinds that is smaller says nothing.
+//! `cargo bench --bench refusals [-- ROUNDS]`: a relay in this process with a SQLite file of two accounts, without and
+//! with `auth.cache`. Each kind of guess is made once in every round, first, second and third in turn. Prints medians,
+//! and how far the medians of ten parts of the run lie apart: a smaller difference between kinds means nothing.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up cannot be measured")]
 
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use msrprelay::runtime::server::Server;
 
 const REALM: &str = "example.com";
 const PASSWORD: &str = "wonderland";
-const KINDS: [&str; 3] = ["remembered", "known", "nobody"];
+const KINDS: [&str; 3] = ["remembered", "known", "absent"];
 const ROUNDS: usize = 3000;
 /// The parts of a run whose medians are compared.
 const PARTS: usize = 10;
@@ -35,7 +35,7 @@ fn main() {
     println!("Time from an AUTH with a wrong password to its 401, {rounds} rounds:");
     for cache in ["off", "1h"] {
         let cpu = core_affinity::get_core_ids().unwrap()[0].id;
-        // No failure is one too many.
+        // Every failure counts.
         let config = format!(
             "listen: [{{address: '127.0.0.1:0', tls: false}}]\nhostname: relay.example.test\ncores: [{cpu}]\n\
              auth: {{insecure_plain: true, backend: sqlite, sqlite: {{path: '{}'}}, cache: {cache}}}\n\

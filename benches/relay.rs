@@ -1,7 +1,7 @@
-//! `Relay` without sockets: what forwarding costs apart from the kernel and TLS, for each chunk and for each byte.
+//! `Relay` without sockets: the cost of forwarding, without the kernel and TLS, for each chunk and for each byte.
 //!
-//! Both ends are on one core, or on two with the messages between them carried by hand. `crates/msrp-relay-core/tests/allocations.rs` counts what
-//! is allocated on the same way.
+//! Both ends are on one core, or on two with the messages between them carried by hand.
+//! `crates/msrp-relay-core/tests/allocations.rs` counts the allocations on the same path.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -114,7 +114,7 @@ start_relay relay "$relay" "$relay_cpu" "$record_layer"
 [ -z "$baseline" ] || { relays="$relays baseline"; start_relay baseline "$baseline" "$relay_cpu" "$baseline_record_layer"; }
 [ -z "$against" ] || relays="$relays against"
 
-# The time that building and installing took is not counted.
+# Without the time for building and installing.
 deadline=$((SECONDS + minutes * 60)) longest=0
 for ((round = 1; round <= rounds; round++)); do
     round_began=$SECONDS

@@ -7,7 +7,8 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE]
-               [--accounts memory|sqlite|mysql] [--relays 1|2|3|4] [--record-layer direct|rustls] [--full] [--keep] [--no-build]
+               [--accounts memory|sqlite|mysql|postgres] [--relays 1|2|3|4] [--record-layer direct|rustls] [--full]
+               [--keep] [--no-build]
 
 Builds the relay and its client tool, makes a throw-away certificate, starts the relay on a free loopback port with two
 users, sends a random file through it, compares the SHA-256 of both ends, and tells the speed and the relay's CPU time.
@@ -15,16 +16,18 @@ Nothing stays behind but the build.
 
   --size SIZE              of the file: 0, 1, 64K, 10M, 1G, ...; default 1G
   --cores LIST             the relay's CPUs: 0, or 0,1 and so on, or auto for all that this shell may use; default: the
-                           first of those. With several, alice and bob may meet on different cores: that costs more CPU
+                           first of those. With several, alice and bob may come in on different cores: then alice's
+                           session moves to bob's. The last line says whether both are on one
   --failure-report WHICH   yes (each chunk is answered, the default), no or partial
   --chunk-size SIZE        send chunks of this size; default: the file as one
   --accounts WHICH         where the two users are: memory (in the config, the default), sqlite (a file that msrprelay
-                           user makes), mysql (a MariaDB of its own with the table of OpenSIPS, which must be installed)
+                           user makes), mysql or postgres (a MariaDB or PostgreSQL of its own with the table of OpenSIPS,
+                           which must be installed)
   --relays N               how many are on the way. 1 (the default): alice and bob are behind the same one; 2: each is
                            behind one of its own; 3: alice behind two, one behind the other; 4: bob, too. Relays verify
                            each other by certificates of a throw-away CA
   --record-layer WHICH     who encrypts: direct (the relay itself, the default) or rustls
-  --full                   build the relay with MySQL and SQLite, whatever --accounts says; without it, only what that needs
+  --full                   build the relay with all of them, whatever --accounts says; without it, only what that needs
   --keep                   keep the directory with certificate, config, logs and both files, and say where it is
   --no-build               take the binaries that are in target/demo
   -h, --help               this text
@@ -39,7 +42,7 @@ options "--full --keep --no-build" "--size --cores --failure-report --chunk-size
 bytes=$(bytes_of --size "$size")
 choose_cores 1
 one_of --failure-report "$failure_report" yes no partial
-one_of --accounts "$accounts" memory sqlite mysql
+one_of --accounts "$accounts" memory sqlite mysql postgres
 number --relays "$relays" 1 4
 one_of --record-layer "$record_layer" direct rustls
 need openssl openssl
@@ -47,6 +50,14 @@ need coreutils sha256sum numfmt head df stat mktemp
 if [ "$accounts" = mysql ]; then
     need mariadb-server-core mariadbd mariadb-install-db
     need mariadb-client-core mariadb
+    need util-linux setpriv
+fi
+if [ "$accounts" = postgres ]; then
+    # Debian has them beside the path, a directory for each version.
+    postgres_programs=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -n 1) || true
+    PATH=$PATH:$postgres_programs
+    need postgresql postgres initdb
+    need postgresql-client psql
     need util-linux setpriv
 fi
 need mawk awk

@@ -56,7 +56,7 @@ test=farm::a_farm_loses_a_relay_and_only_those_on_it_notice
 find_driver long "$test"
 
 make_scratch farm
-# The database runs as nobody if we are root, and writes there, too.
+# The database runs as the system's user `nobody` if we are root, and writes there, too.
 chmod 711 "$scratch"
 mkdir -m 1777 "$scratch/tmp"
 
@@ -67,7 +67,7 @@ kill_relays() {
 }
 at_end+=(kill_relays)
 
-# Both ends of some thousand connections, and the relays' ends.
+# Both ends of a thousand connections, and the relays' ends.
 raise_limit -n 16384
 
 # As deploy/msrprelay.service sets them.

@@ -13,7 +13,7 @@ one CPU at the lowest priority, beginning with the seeds in fuzz/seeds and with 
 fuzz/corpus. For each it tells the executions, executions per second, coverage (edges, features), the size of the
 corpus and the findings. A target's run ends with its first finding.
 
-  TARGET             parser, rewrite, digest, uri, conversation, records; default: all of them
+  TARGET             parser, rewrite, digest, uri, conversation, records, websocket; default: all of them
   --minutes N        how long to run each; default 15
   --sanitizer NAME   address (the default) or none, should AddressSanitizer not link here
   --build-only       build, and run nothing
@@ -33,7 +33,7 @@ targets=("${operands[@]}")
 cd "$root"
 export RUSTC_BOOTSTRAP=1
 
-[ "${#targets[@]}" -gt 0 ] || targets=(parser rewrite digest uri conversation records)
+[ "${#targets[@]}" -gt 0 ] || targets=(parser rewrite digest uri conversation records websocket)
 for target in "${targets[@]}"; do
     [[ $target =~ ^[a-z]+$ && -e fuzz/fuzz_targets/$target.rs ]] || wrong "$target is no target"
 done

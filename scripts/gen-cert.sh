@@ -84,7 +84,7 @@ done
 
 mkdir -p "$out"
 umask 077
-# The directory of a CA that is made here is its owner's alone, as its key is.
+# Only the owner may read the directory of a CA that is made here, and its key.
 [ -z "$ca" ] || mkdir -p "$ca"
 scratch=$(mktemp -d)
 beside=''

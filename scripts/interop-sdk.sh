@@ -31,6 +31,8 @@ Exit status: 0 if all arrived as it was sent, 1 if not, 2 for wrong usage, 130 i
 USAGE
 }
 
+# shellcheck source-path=SCRIPTDIR source=interop/libraries.sh
+. "$root/scripts/interop/libraries.sh"
 sources='' work='' bin='' size=20M keep=no
 options "--keep" "--sources --work --bin --size" "$@"
 [ -n "$sources" ] || wrong "--sources is missing"
@@ -56,28 +58,6 @@ mapfile -t missing < <(uninstalled g++ python3-dev python3-venv pkg-config uuid-
     libopencore-amrwb-dev libavcodec-dev libavdevice-dev libavformat-dev libavutil-dev libswscale-dev)
 [ ${#missing[@]} = 0 ] || fail "not installed: apt-get install ${missing[*]}"
 
-run() { # LOG COMMAND...: with its output in a log
-    local log=$1
-    shift
-    logged "$log" "$* has failed: see $log" "$@"
-}
-
-build_libraries() {
-    local name
-    echo "== Building the libraries"
-    rm -rf "$work/venv"
-    run "$work/venv.log" /usr/bin/python3 -m venv "$work/venv"
-    run "$work/pip.log" timeout 600 "$work/venv/bin/pip" install setuptools wheel 'Cython<3' twisted pyopenssl \
-        service_identity gevent greenlet lxml dnspython python-dateutil gmpy2
-    for name in "${libraries[@]}"; do
-        rm -rf "${work:?}/$name"
-        cp -a "$sources/$name" "$work/$name"
-        rm -rf "$work/$name/build"
-        run "$work/$name.log" timeout 300 "$work/venv/bin/pip" install --no-deps --no-build-isolation "$work/$name"
-    done
-    touch "$work/libraries.built"
-}
-
 # Its own script unpacks pjsip, and patches it; the archive is what it would download otherwise.
 build_sdk() {
     local sdk=$work/python3-sipsimple
@@ -93,7 +73,10 @@ build_sdk() {
     touch "$work/sdk.built"
 }
 
-[ -e "$work/libraries.built" ] || build_libraries
+[ -e "$work/libraries.built" ] || {
+    build_libraries venv 'Cython<3' twisted pyopenssl service_identity gevent greenlet lxml dnspython python-dateutil gmpy2
+    touch "$work/libraries.built"
+}
 [ -e "$work/sdk.built" ] || build_sdk
 python=$work/venv/bin/python
 export PYTHONPATH=$work/python3-sipsimple

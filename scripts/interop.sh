@@ -94,10 +94,10 @@ at_far=(--user bob@example.net --password-file bob.password --relay "$far:$far_p
 # shellcheck disable=SC2034
 of_alice=("${at_near[@]}") of_bob=("${at_far[@]}") of_carol=("${at_far[@]}" "${at_near[@]}") of_dave=()
 
-# The senders and receivers of this moment.
+# The present senders and receivers.
 parties=()
 
-# A receiver, whose path is in NAME.path as soon as it waits.
+# A receiver. Its path is in NAME.path once it waits.
 receive() { # WHO NAME
     local -n options="of_$1"
     mkdir "$2"
@@ -107,7 +107,7 @@ receive() { # WHO NAME
     await "$pid" "$1" "$2.receive.log" test -s "$2.path"
 }
 
-# Sends a file to who waits as NAME.
+# Sends a file to the receiver NAME.
 send() { # WHO NAME FILE TYPE
     local more=()
     local -n options="of_$1"

@@ -8,7 +8,7 @@
 
 script=${0##*/}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Where rustup puts cargo, and where servers are; not in the path of every non-login shell.
+# The places of rustup's cargo and of servers, which are not in the path of every non-login shell.
 export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin:/sbin
 # shellcheck source-path=SCRIPTDIR source=lib/machine.sh
 . "$root/scripts/lib/machine.sh"
@@ -38,7 +38,7 @@ step() { # TITLE COMMAND...
     current_step=''
 }
 
-# Runs a command whose output is worth reading only if it fails.
+# Runs a command and shows its output only if it fails.
 logged() { # LOG WHAT-FAILED COMMAND...
     local log=$1 what=$2
     shift 2
@@ -151,7 +151,7 @@ start() { # LOG COMMAND...
     track
 }
 
-# What was started in the background just now is ours.
+# The last background process belongs to this script.
 track() {
     pid=$!
     started+=("$pid")
@@ -176,7 +176,7 @@ has_ended() { # PID
     ! kill -0 "$1" 2> /dev/null
 }
 
-# Ends processes of ours. One that is there after ten seconds is killed, with what it has forked.
+# Ends this script's processes. One that still runs after ten seconds is killed, with what it has forked.
 stop() { # PID...
     local one
     for one; do kill "$one" 2> /dev/null || true; done
@@ -191,8 +191,8 @@ stop() { # PID...
 
 # -- waiting ---------------------------------------------------------------------------------------
 
-# Tries a command again and again until it succeeds. It gives up, with status 1, after so many seconds, or when the process
-# has ended, if one is named.
+# Tries a command again and again until it succeeds. Gives up, with status 1, after so many seconds, or when the named
+# process has ended, if there is one.
 comes_true() { # SECONDS PID COMMAND...
     local tries=$(($1 * 20)) process=$2
     shift 2
@@ -204,7 +204,7 @@ comes_true() { # SECONDS PID COMMAND...
     done
 }
 
-# Waits for what a process of ours is to do, for await_seconds; fails if that does not happen.
+# Waits for an action of this script's process, for await_seconds; fails if it does not happen.
 await_seconds=20
 await() { # PID WHAT-PROCESS LOG COMMAND...
     local process=$1 what=$2 log=$3
@@ -231,7 +231,7 @@ free_port() { # ADDRESS
 
 # -- the working tree ------------------------------------------------------------------------------
 
-# A copy of the working tree: what git tracks, as it is now, and what is new.
+# A copy of the working tree: the present state of the files that git tracks, and the new ones.
 copy_tree() { # DIRECTORY
     local file
     mkdir -p "$1"

@@ -41,7 +41,7 @@ need git git
 need_cargo_tool mutants
 
 tree=$root/target/mutants/tree runs=$root/target/mutants/runs
-# What was compiled in it stays.
+# The compiled files in it stay.
 mkdir -p "$tree"
 find "$tree" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
 copy_tree "$tree"
@@ -56,7 +56,7 @@ crate_of() { # LAYER
     esac
 }
 
-# What the first pass runs: the unit tests of `proto`, and all tests of `relay` but those that move megabytes.
+# The tests of the first pass: the unit tests of `proto`, and all tests of `relay` except those that move megabytes.
 quick_tests() { # LAYER
     case $1 in
         proto) echo --lib ;;
@@ -68,7 +68,7 @@ quick_tests() { # LAYER
     esac
 }
 
-# Runs one pass over one layer; what it finds is in files. Survivors are no failure of the pass.
+# Runs one pass over one layer; its findings are in files. A pass with survivors has not failed.
 pass() { # LAYER ITERATE SEEDS "PACKAGE,..." TESTS...
     local layer=$1 iterate=$2 seeds=$3 packages=$4 status=0 glob args
     shift 4
@@ -87,7 +87,7 @@ pass() { # LAYER ITERATE SEEDS "PACKAGE,..." TESTS...
     esac
 }
 
-# Adds what a pass found to the books of its layer: a mutant that was caught once is no survivor.
+# Adds the findings of a pass to the books of its layer: a mutant that was caught once is no survivor.
 enter() { # LAYER
     local books=$runs/$1 out=$runs/$1/mutants.out kind
     for kind in caught unviable timeout missed; do

@@ -49,7 +49,7 @@ work=target/package
 # The packages: the one to install, and the newer one to upgrade to.
 deb=$work/msrprelay.deb newer=$work/msrprelay-newer.deb
 compress=(-Zxz)
-# A debug build is for trying this script: large, and packed in a hurry.
+# A debug build is only for trying this script: large, and packed in a hurry.
 [ "$profile" != dev ] || compress=(-Zgzip -z1)
 
 [ "$only_build" = yes ] || [ "$(id -u)" = 0 ] || fail "run it as root: it changes its root directory to the one that it installs into"
@@ -119,14 +119,14 @@ split_symbols() { # FILE NAME
     symbols=$work/symbols/usr/lib/debug/.build-id/${id:0:2}/${id:2}.debug
     install -d "${symbols%/*}"
     case $profile/$2 in
-        # Of a debug build there is so much that packing it takes minutes.
+        # A debug build has so much of it that packing takes minutes.
         dev/*) objcopy --only-keep-debug --strip-debug "$program" "$symbols" ;;
         *) objcopy --only-keep-debug --compress-debug-sections=zlib "$program" "$symbols" ;;
     esac
     chmod 644 "$symbols"
     case $2 in
         msrp) strip "$program" ;;
-        # Names of functions stay: without them the backtrace of a panic in the log says nothing.
+        # Names of functions stay: without them the backtrace of a panic in the log is useless.
         *) strip --strip-debug "$program" ;;
     esac
     echo "$id" >> "$work/symbols/build-ids"
@@ -170,7 +170,7 @@ check() {
     echo "lintian has no complaint; explained exceptions: $(grep -c '^msrprelay:' deploy/debian/lintian-overrides)"
 }
 
-# What needs the network is done before the trial, which has none.
+# The steps that need the network come before the trial, which has none.
 fetch_root() {
     if [ -n "$given_root" ] || [ -e "$work/root.tar" ]; then
         return

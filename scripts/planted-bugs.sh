@@ -11,9 +11,9 @@ Usage: planted-bugs.sh [--only TEXT] [--sim-seeds N] [--keep]
 Each file of tests/planted is a patch that breaks something small in msrp-relay-core or msrp-proto, and begins with a
 sentence that says what. This script copies the working tree into a temporary directory, sees that all tests of the two
 crates pass there, then applies one patch after another, runs the tests until one fails, and takes the patch back. The
-simulator goes first, then the tests of bindings, failures, AUTH, limits, the RFCs' requirements, the worked examples, and
-last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read; compiled dependencies
-stay in target/planted and are used again.
+simulator goes first, then the tests of pairs that meet, of bindings, failures, AUTH, limits, the RFCs' requirements, the
+worked examples, and last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read;
+compiled dependencies stay in target/planted and are used again.
 
   --only TEXT      only patches whose name contains TEXT
   --sim-seeds N    seeds of the simulator for each patch; default 640
@@ -38,7 +38,7 @@ need_cargo
 need git git
 
 # The modules of the core's tests, in the order in which they run.
-modules=(sim binding failure auth limits rfc vectors)
+modules=(sim meet binding failure auth limits rfc vectors)
 pure=(-p msrp-proto -p msrp-relay-core)
 
 make_scratch planted

@@ -17,13 +17,15 @@ Runs, in this order, and stops at the first that fails:
   docs          cargo doc, warnings denied
   tests         cargo test: unit, integration and documentation tests
   rustls        those of the tests over sockets that TLS matters to, with tls.record_layer: rustls
+  web client    the tests of web/ with node
   end to end    scripts/demo.sh --size 1M (an optimised build), with accounts of each kind
+  browser       scripts/demo-web.sh --test --size 5M: the page in headless Chromium
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
 changed outside the target directory. prometheus, promtool and fail2ban-regex are unpacked there and not installed, for their
 packages would start services. Needs no input. The exit status is that of the first step that failed.
 
-  --quick      leave out the docs and the end-to-end check
+  --quick      leave out the docs, the end-to-end check and the browser
   -h, --help   this text
 USAGE
 }
@@ -54,7 +56,11 @@ missing_packages() {
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
     command -v mariadbd > /dev/null || echo mariadb-server-core # tests/operator/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || echo postgresql # the same tests
+    command -v python3 > /dev/null || echo python3 # runs the web back end of docs/operate/accounts.md
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
+    command -v node > /dev/null || echo nodejs # runs the tests of web/; demo-web.sh installs what it needs beyond
+    command -v python3 > /dev/null || echo python3 # demo-web.sh serves the page with it
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
 }
 
@@ -180,6 +186,11 @@ with_rustls=(
 )
 with_rustls_count=24
 
+check_web_client() {
+    logged target/gate-web.log "the tests of web/ have failed" timeout 300 node --test web/test/pure.test.js web/test/session.test.js
+    grep -E '(# |ℹ )(tests|pass|fail)' target/gate-web.log
+}
+
 prepare_system
 prepare_tools
 prepare_rust
@@ -202,14 +213,16 @@ export MSRPRELAY_TEST_RECORD_LAYER=rustls
 step 'Record layer of rustls' \
     run_this_many_tests "$with_rustls_count" --locked --test sockets -- "${with_rustls[@]}"
 unset MSRPRELAY_TEST_RECORD_LAYER
+step 'Web client' check_web_client
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M --full
-    for accounts in sqlite mysql; do
+    for accounts in sqlite mysql postgres; do
         step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
     done
     for relays in 2 4; do
         step "End to end, $relays relays" scripts/demo.sh --size 1M --no-build --relays "$relays"
     done
+    step 'Browser' scripts/demo-web.sh --test --size 5M --short --no-build
 fi
 
 printf '\nAll checks passed in %s s\n' "$SECONDS"

@@ -111,7 +111,7 @@ licence_files() { # DIRECTORY
         ! -name '*.rs' ! -name '*.html' | sort
 }
 
-# The lines that say whose it is, without those that are part of a licence, or of its template.
+# The lines that name the holder, without those that are part of a licence, or of its template.
 notices() { # FILE...
     [ $# -gt 0 ] || return 0
     sed -e 's/\r$//' -e 's/^[[:space:]#*\/-]*//' -e 's/[[:space:]]*$//' "$@" \
@@ -120,7 +120,7 @@ notices() { # FILE...
         | sed -e 's/^[Cc]opyright:* *//' -e 's/[[:space:]]\{1,\}/ /g' | grep . | sort -u || true
 }
 
-# Where no notice says whose it is.
+# Where no notice names the holder.
 authors() { # CARGO_TOML
     awk '/^authors = \[/ { on = 1 } on { print } on && /\]/ { exit }' "$1" | grep -o '"[^"]*"' | tr -d '"' | sed 's/ *<.*>//' | sort -u || true
 }
@@ -198,12 +198,12 @@ stanza() { # NAME VERSION EXPRESSION DIRECTORY
                 break
             fi
         done
-        # A crate without a text: that of others is the same, for the expression names it.
+        # A crate without a text gets that of another: the expression names the same licence.
         named=${named:-$chosen}
         echo "$named" >> "$scratch/needed"
     fi
     printf '\nFiles: %s/*\n' "$id"
-    # What Apache-2.0 asks to pass on.
+    # What Apache-2.0 requires to pass on.
     for file in ${files[@]+"${files[@]}"}; do
         case ${file##*/} in [Nn][Oo][Tt][Ii][Cc][Ee]*) printf 'Comment: its notice says:\n' && field < "$file" ;; esac
     done

@@ -28,6 +28,14 @@ wanted() { # ROW
     [ -z "$only" ] || [[ ,$only, == *,$1,* ]]
 }
 
+# Those of the relays that speak WebSocket, each with `-web` behind its name.
+by_web() {
+    local subject
+    for subject in $relays; do
+        [ -z "${web_of[$subject]:-}" ] || echo "$subject-web"
+    done
+}
+
 # One file case for each subject.
 file_case() { # ROW "SUBJECTS" ARGUMENT...
     local row=$1 subject subjects=$2
@@ -35,8 +43,8 @@ file_case() { # ROW "SUBJECTS" ARGUMENT...
     wanted "$row" || return 0
     for subject in $subjects; do
         if bench "$subject" file --cpu "$load_cpu" "$@"; then
-            record "$row" "$subject" "$(field relay_cpu_s_per_GB)"
-            [ -n "$(field relay_cpu_s_per_GB)" ] || record "$row" "$subject" 0
+            record "$row" "${subject%-web}" "$(field relay_cpu_s_per_GB)"
+            [ -n "$(field relay_cpu_s_per_GB)" ] || record "$row" "${subject%-web}" 0
         else
             broken=yes
         fi
@@ -44,13 +52,14 @@ file_case() { # ROW "SUBJECTS" ARGUMENT...
 }
 
 message_case() { # ROW VALUE ARGUMENT...
-    local row=$1 value=$2 subject
+    local row=$1 value=$2 subject subjects=$relays
     shift 2
     wanted "$row" || return 0
-    for subject in $relays; do
+    [[ $row != *-web ]] || subjects=$(by_web)
+    for subject in $subjects; do
         bench "$subject" messages --cpu "$load_cpu" "$@" || { broken=yes; continue; }
         case $value in
-            cpu) record "$row" "$subject" "$(field relay_cpu_us_per_message)" ;;
+            cpu) record "$row" "${subject%-web}" "$(field relay_cpu_us_per_message)" ;;
             latency)
                 record "$row-p50" "$subject" "$(field delivered_us p50)"
                 record "$row-p99" "$subject" "$(field delivered_us p99)"
@@ -125,6 +134,11 @@ one_round() {
     if wanted alone-p50 || wanted alone-p99; then
         only='' message_case alone latency --window 1 --count "$messages"
     fi
+    file_case giant-web "$(by_web)" --size "$giant" --topology both
+    file_case chunks-64k "$relays" --size "$giant" --chunk-size 64K --window 16 --topology both
+    file_case chunks-64k-web "$(by_web)" --size "$giant" --chunk-size 64K --window 16 --topology both
+    message_case messages-both cpu --window 16 --count $((messages * 4)) --topology both
+    message_case messages-web cpu --window 16 --count $((messages * 4)) --topology both
     message_case beside-file p99 --window 1 --duration "$beside" --with-files 1
     local subject
     for subject in $relays; do
@@ -140,25 +154,28 @@ one_round() {
     # Sessions take the same memory each time: twice is enough.
     if wanted idle && [ "$round" -le 2 ]; then
         for subject in $relays; do
-            # Of a relay that we cannot start afresh, the second time would tell nothing.
-            [ "$subject$round" = against2 ] || idle_case "$subject"
+            # A relay that cannot be started afresh would show nothing the second time.
+            [ "$subject$round" = against2 ] || idle_case idle "$subject"
         done
+    fi
+    if wanted idle-web && [ "$round" -le 2 ]; then
+        for subject in $(by_web); do idle_case idle-web "$subject"; done
     fi
 }
 
-# A relay that has done nothing before: memory that earlier cases left free must not be counted as idle sessions' own.
-idle_case() { # SUBJECT
-    local subject=$1
+# A relay that has done nothing yet: memory that earlier cases left free must not count as that of idle sessions.
+idle_case() { # ROW SUBJECT
+    local row=$1 subject=$2
     case $subject in
-        relay) start_relay fresh "$relay" "$relay_cpu" "$record_layer"; subject=fresh ;;
-        baseline) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer"; subject=fresh ;;
+        relay*) start_relay fresh "$relay" "$relay_cpu" "$record_layer"; subject=fresh${subject#relay} ;;
+        baseline*) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer"; subject=fresh${subject#baseline} ;;
     esac
     if bench "$subject" idle --cpu "$load_cpu" --sessions "$idle" --hold 1s; then
-        record idle "$1" "$(field relay_bytes_each)"
+        record "$row" "${2%-web}" "$(field relay_bytes_each)"
     else
         broken=yes
     fi
-    [ "$subject" != fresh ] || stop_relay fresh
+    [[ $subject != fresh* ]] || stop_relay fresh
 }
 
 count_allocations() {

@@ -22,8 +22,14 @@ BEGIN {
     row("beside-file", "200-byte messages beside a file: p99", "us", 5000, "", "end to end")
     row("auth", "connect, full handshake, AUTH, close", "us", 180, "", "")
     row("idle", "idle authenticated session over TLS", "bytes", 14336, "", "RSS")
-    row("two-cores", "one relay on two cores, against two relays", "s/GB", 1.08, "apart", "")
-    row("split", "pairs on two cores, against pairs on one", "s/GB", 1.15, "local", "")
+    row("giant-web", "giant-both by WebSocket, cut into messages of 64 KiB that are answered", "s/GB", 1.25, "=giant-both", "")
+    row("chunks-64k", "64 KiB chunks, answered, both clients behind the relay", "s/GB", 1.1, "", "")
+    row("chunks-64k-web", "the same by WebSocket, as a page sends", "s/GB", 1.25, "=chunks-64k", "")
+    row("messages-both", "200-byte messages, window 16, both clients behind the relay", "us", 10, "", "")
+    row("messages-web", "the same by WebSocket", "us", 1.15, "=messages-both", "")
+    row("idle-web", "idle authenticated session by WebSocket", "bytes", 16384, "", "RSS")
+    row("two-cores", "one relay on two cores, against two relays", "s/GB", 1.05, "apart", "")
+    row("split", "pairs on two cores, against pairs on one", "s/GB", 1.08, "local", "")
     row("allocations", "heap allocations per chunk, pure core", "", 0, "", "")
 }
 

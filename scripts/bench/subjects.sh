@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # a part of bench.sh
 # What bench.sh puts load on: relays of a build, byte proxies, a relay that runs already.
 
-# By the name of a subject: the process that is measured, and where it listens.
-declare -A process_of=() address=()
+# By the name of a subject: the process that is measured, where it listens, and where for WebSocket, if it does.
+declare -A process_of=() address=() web_of=()
 
 install_proxies() {
     if command -v haproxy > /dev/null && command -v nginx > /dev/null; then
@@ -36,10 +36,19 @@ limits: {connections_per_address_max: 100000, unauthenticated_per_address_max: 1
 log: {level: warn, format: text}
 CONFIG
     chmod 600 "$directory/config.yaml"
+    # A build from before WebSocket is measured without.
+    sed 's/^hostname:/  - {address: "127.0.0.1:0", tls: true, websocket: true}\n&/' "$directory/config.yaml" > "$directory/web.yaml"
+    chmod 600 "$directory/web.yaml"
+    unset "web_of[$1]"
+    if "$2" check-config --user "$(id -un)" "$directory/web.yaml" > /dev/null 2>&1; then
+        mv "$directory/web.yaml" "$directory/config.yaml"
+        web_of[$1]=yes
+    fi
     start "$directory/log" "${launch[@]}" "$2" --config "$directory/config.yaml" --ready-file "$directory/ready"
     process_of[$1]=$pid
     await "$pid" "the relay" "$directory/log" test -s "$directory/ready"
     address[$1]=localhost:$(port_in "$directory/ready")
+    [ -z "${web_of[$1]:-}" ] || web_of[$1]=wss://localhost:$(sed -n '2s/.*://p' "$directory/ready")
 }
 
 stop_relay() { # NAME
@@ -105,7 +114,7 @@ CONFIG
     process_of[nginx]=$pid
     await "$pid" nginx "$scratch/nginx.log" listens 127.0.0.1 "$port"
     address[nginx]=localhost:$port
-    # What looked whether they listen has left connections behind that lead nowhere.
+    # The checks whether they listen have left dead connections behind.
     sleep 0.2
 }
 
@@ -123,6 +132,10 @@ reach() { # SUBJECT
             [ -z "$against_auth_uri" ] || reach+=(--auth-uri "$against_auth_uri")
             local one
             for one in ${against_pid//,/ }; do reach+=(--relay-pid "$one"); done
+            ;;
+        *-web)
+            reach+=(--relay "${web_of[${1%-web}]}" --user bench@example.com --password-file "$scratch/password"
+                --ca "$scratch/localhost.crt" --relay-pid "${process_of[${1%-web}]}")
             ;;
         *)
             reach+=(--relay "${address[$1]}" --user bench@example.com --password-file "$scratch/password"

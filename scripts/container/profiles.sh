@@ -4,7 +4,7 @@
 default_profile=/usr/share/containers/seccomp.json
 ours=deploy/container/seccomp.json for_kubernetes=deploy/container/seccomp.kubernetes.json
 
-# A default that already lets a call pass, or forbids one by name, would make another profile of the same rule.
+# If the default profile already allows a call, or forbids one by name, the same rule would make another profile.
 with_io_uring() {
     jq '["io_uring_enter", "io_uring_register", "io_uring_setup"] as $calls
         | if [.syscalls[].names[] | select(IN($calls[]))] == [] then . else error("the default profile names io_uring") end
@@ -39,7 +39,7 @@ check_profiles() {
     without_conditions "$ours" > "$work/profile.kubernetes"
     cmp "$work/profile" "$ours" || fail "$ours is not the default profile and io_uring: look at what differs, then --write-profiles"
     cmp "$work/profile.kubernetes" "$for_kubernetes" || fail "$for_kubernetes is not made from $ours: --write-profiles"
-    # What is between the two, said from the files themselves.
+    # The difference between the two, computed from the files themselves.
     jq --null-input --raw-output --slurpfile default "$default_profile" --slurpfile ours "$ours" '
         ($ours[0].syscalls - $default[0].syscalls) as $more
         | if $ours[0] == ($default[0] | .syscalls += $more) then . else error("it differs in more than calls") end

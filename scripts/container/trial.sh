@@ -41,7 +41,7 @@ make_place() {
     cp /etc/hosts "$scratch/hosts"
     echo "127.0.0.1 $host" >> "$scratch/hosts"
     mount --bind "$scratch/hosts" /etc/hosts
-    # As much as this machine may give; other runtimes want cgroups in an order that only systemd makes.
+    # As much as this machine may grant; other runtimes want cgroups in an order that only systemd makes.
     export CONTAINERS_CONF=$scratch/containers.conf
     cat > "$CONTAINERS_CONF" << CONF
 [containers]
@@ -63,7 +63,7 @@ remove_made() {
     [ "${#made[@]}" = 0 ] || { umount "${made[@]}" && rmdir "${made[@]}"; } 2> /dev/null || true
 }
 
-# Podman, without its complaints that no systemd is here to look after health.
+# Podman, without its complaints that there is no systemd for health checks.
 quiet_podman() {
     podman "$@" 2> >(grep -v 'systemd connection' >&2)
 }
@@ -78,7 +78,7 @@ build_twice() {
     [ "$first" = "$(podman image inspect localhost/msrprelay:latest | jq -c '.[0].RootFS')" ] || fail "two builds differ"
     echo "two builds have the same layers"
     podman rmi localhost/msrprelay:again > /dev/null
-    # What the image is for, and nothing that an intruder could use.
+    # The content that the image needs, and nothing that an intruder could use.
     quiet_podman run --rm localhost/msrprelay --version
     local container
     container=$(podman create localhost/msrprelay 2> /dev/null)
@@ -95,7 +95,7 @@ commands_of_the_page() {
         grep -vE '^(#|$)'
 }
 
-# Each as it stands there, in a directory that has what a clone has. The relay's unit is started by the unit's own command.
+# Each as on the page, in a directory with the files of a clone. The unit's own command starts the relay's unit.
 play() {
     local commands command password
     password=$(cat "$scratch/alice.password")
@@ -110,7 +110,7 @@ play() {
             'systemctl start msrprelay') start_unit ;;
             'systemctl reload msrprelay') unit_command ExecReload ;;
             systemctl*) fail "the trial does not know what that is" ;;
-            # No terminal is here.
+            # There is no terminal here.
             *) in_clone "${command/podman run --rm -it /podman run --rm -i }" <<< "$password" || fail "the page's command failed" ;;
         esac
     done
@@ -284,7 +284,7 @@ run_and_send() { # OPTION...
     podman rm tried > /dev/null
 }
 
-# The file as it is, but for limits beyond this machine's own.
+# The unchanged file, except for limits beyond this machine's own.
 by_compose() {
     local volume
     mkdir "$scratch/compose"

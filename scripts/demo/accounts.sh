@@ -22,18 +22,24 @@ remove_database() {
 }
 
 database_answers() {
-    "${client[@]}" -e 'SELECT 1' > /dev/null 2>&1
+    "${client[@]}" <<< 'SELECT 1;' > /dev/null 2>&1
 }
 
-# A database server will not run as root, and need not see the rest of the scratch directory.
-in_mysql() {
-    local as=(setpriv --pdeathsig TERM) own server_password
+# A database server will not run as root, and need not see the rest of the scratch directory. Sets `as`, what runs it.
+make_database() {
+    as=(setpriv --pdeathsig TERM)
     database=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo-db.XXXXXX")
     at_end+=(remove_database)
     if [ "$(id -u)" = 0 ]; then
         chown nobody:nogroup "$database"
         as+=(--reuid nobody --regid nogroup --clear-groups)
     fi
+    server_password=$(openssl rand -hex 12)
+}
+
+in_mysql() {
+    local as own server_password
+    make_database
     own=(--no-defaults --datadir="$database/data" --innodb-log-file-size=4M)
     logged "$scratch/database.log" "no database" \
         "${as[@]}" -- mariadb-install-db "${own[@]}" --auth-root-authentication-method=normal --skip-test-db
@@ -41,7 +47,6 @@ in_mysql() {
         "${as[@]}" -- mariadbd "${own[@]}" --skip-networking --socket="$database/socket" --pid-file="$database/pid"
     client=(mariadb --no-defaults --user=root --socket="$database/socket")
     await_seconds=30 await "$pid" MariaDB "$scratch/database.log" database_answers
-    server_password=$(openssl rand -hex 12)
     "${client[@]}" <<SQL || fail "no users"
 CREATE DATABASE opensips; USE opensips;
 CREATE TABLE subscriber (username CHAR(64), domain CHAR(64), ha1 CHAR(64), UNIQUE (username, domain));
@@ -54,4 +59,33 @@ SQL
   mysql: {url: "mysql://msrprelay:$server_password@localhost/opensips?socket=$database/socket"}
 CONFIG
     echo "Users in a MariaDB at $database/socket"
+}
+
+in_postgres() {
+    local as own server_password
+    make_database
+    # Its owner comes in by the socket, whose directory is its own; the relay by SCRAM.
+    (umask 077 && echo "$server_password" > "$database/password")
+    chown --reference="$database" "$database/password"
+    logged "$scratch/database.log" "no database" \
+        "${as[@]}" -- initdb -D "$database/data" -U postgres -A scram-sha-256 --pwfile="$database/password" --no-sync
+    start "$scratch/database.log" \
+        "${as[@]}" -- postgres -D "$database/data" -k "$database" -c listen_addresses= -c fsync=off
+    export PGPASSWORD=$server_password
+    client=(psql -X -q -v ON_ERROR_STOP=1 -h "$database" -U postgres -d postgres)
+    await_seconds=30 await "$pid" PostgreSQL "$scratch/database.log" database_answers
+    "${client[@]}" <<SQL || fail "no users"
+CREATE DATABASE opensips;
+CREATE ROLE msrprelay LOGIN PASSWORD '$server_password';
+\\c opensips
+CREATE TABLE subscriber (username VARCHAR(64), domain VARCHAR(64), ha1 VARCHAR(64), UNIQUE (username, domain));
+INSERT INTO subscriber VALUES
+    ('alice', 'example.com', MD5('alice:example.com:$alice')), ('bob', 'example.com', MD5('bob:example.com:$bob'));
+GRANT SELECT (username, domain, ha1) ON subscriber TO msrprelay;
+SQL
+    unset PGPASSWORD
+    cat >> "$scratch/config.yaml" <<CONFIG
+  postgres: {url: "postgres://msrprelay:$server_password@localhost/opensips?host=$database"}
+CONFIG
+    echo "Users in a PostgreSQL at $database"
 }

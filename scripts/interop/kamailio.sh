@@ -5,7 +5,7 @@ kamailio_config() { # PORT
     cat > tls.cfg <<CONFIG
 [server:default]
 method = TLSv1.2+
-# Asks for a certificate and goes on without one, as clients have none.
+# Asks for a certificate and continues without one, because clients have none.
 verify_certificate = yes
 require_certificate = no
 certificate = $scratch/kam.example.net.crt
@@ -28,12 +28,12 @@ children=1
 auto_aliases=no
 dns=no
 rev_dns=no
-# With it the hosts file does not count.
+# With it the hosts file is not used.
 use_dns_cache=off
 enable_tls=yes
 tcp_children=2
 tcp_accept_no_cl=yes
-# A frame must fit, and what a slow receiver has not taken is kept: beyond that the connection is dropped.
+# A frame must fit, and so must the bytes that a slow receiver has not taken: beyond that the connection is dropped.
 tcp_rd_buf_size=16384
 tcp_conn_wq_max=16777216
 tcp_wq_max=67108864
@@ -93,7 +93,7 @@ event_route[msrp:frame-in] {
         }
         msrp_relay_flags("1");
     }
-    # REPORTs are not answered: msrp_reply sees to that.
+    # REPORTs are not answered: msrp_reply takes care of that.
     msrp_reply("200", "OK");
     msrp_relay();
 }

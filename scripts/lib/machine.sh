@@ -17,14 +17,14 @@ first_cpus() { # COUNT
     echo "${cpus[*]}"
 }
 
-# The relay's cores as its config wants them, in `cores`: of --cores, or the first CPUs, at most COUNT.
+# The cores for the relay's config, in `cores`: from --cores, or the first CPUs, at most COUNT.
 choose_cores() { # COUNT
     cores=${cores:-$(first_cpus "$1")}
     [[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1 or auto"
     [ "$cores" = auto ] || cores="[$cores]"
 }
 
-# What cannot be raised is left as it is: it may be enough.
+# A limit that cannot be raised stays: it may be enough.
 raise_limit() { # FLAG-OF-ULIMIT WANTED
     local soft
     soft=$(ulimit -S "$1")
@@ -88,7 +88,7 @@ allow_services() {
     policy=''
 }
 
-# Installs Debian's packages and starts no service. It returns 1 if that cannot be done, and says why.
+# Installs Debian's packages and starts no service. If that fails, says why and returns 1.
 install_packages() { # PACKAGE...
     local log status=0 apt=(env DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq -y --no-install-recommends install "$@")
     command -v apt-get > /dev/null || { echo "$script: needed, and no apt-get to install them with: $*" >&2; return 1; }

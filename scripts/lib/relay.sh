@@ -33,7 +33,7 @@ find_driver() { # NAME TEST
     [ "$("$driver" --list --format terse --ignored --exact "$2")" = "$2: test" ] || fail "$driver has no test $2"
 }
 
-# Kills the relay whose process id is in a file: a driver that was killed leaves it behind.
+# Kills the relay whose process id is in a file: a killed driver leaves it behind.
 kill_relay_of() { # FILE
     local relay
     relay=$(cat "$1" 2> /dev/null || true)

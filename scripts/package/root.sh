@@ -28,10 +28,10 @@ make_root() {
         [ -e "$debian/dev/${device% *}" ] || mknod -m 666 "$debian/dev/${device% *}" c 1 "${device#* }"
     done
     mount -t proc proc "$debian/proc"
-    # Where the engine reads which CPUs there are.
+    # The engine reads the list of CPUs there.
     mount -t sysfs -o ro sysfs "$debian/sys"
     [ -e "$debian/etc/hosts" ] || printf '127.0.0.1 localhost\n::1 localhost\n' > "$debian/etc/hosts"
-    # What is installed must not start anything, and here nothing could.
+    # The installation must not start anything, and here nothing could.
     printf '#!/bin/sh\nexit 101\n' > "$debian/usr/sbin/policy-rc.d"
     chmod 755 "$debian/usr/sbin/policy-rc.d"
     echo "a Debian $(cat "$debian/etc/debian_version") with $(inside dpkg-query -f '.' -W | wc -c) packages"

@@ -18,7 +18,7 @@ host=relay.example.com
 relay='' child=''
 receiver=''
 
-# What the trial needs beside the page: a name that leads to the relay, passwords.
+# What the trial needs besides the page: a name that leads to the relay, passwords.
 prepare() {
     echo "127.0.0.1 $host" >> "$debian/etc/hosts"
     local user
@@ -28,7 +28,7 @@ prepare() {
     mkdir -p "$debian/root/clone"
 }
 
-# And of the config: figures, records.
+# And of the config: metrics, records.
 add_to_config() {
     cat >> "$debian/etc/msrprelay/config.yaml" << 'YAML'
 metrics: {address: "127.0.0.1:9285"}
@@ -36,13 +36,13 @@ accounting: {format: json, file: /var/log/msrprelay/sessions.json}
 YAML
 }
 
-# The commands of a chapter, one a line, but for the package's script and the installation itself.
+# The commands of a chapter, one a line, except the package's script and the installation itself.
 commands_of() { # PAGE CHAPTER
     awk -v chapter="## $2" '/^## / { here = $0 == chapter } /^```/ { code = $0 == "```sh"; next } here && code' "$1" |
         grep -vE '^(#|scripts/package\.sh|apt-get |$)'
 }
 
-# Each as it stands there. No service manager is here: what it is asked for is done as the unit says.
+# Each as on the page. There is no service manager here: its commands are run as the unit has them.
 play() { # PAGE CHAPTER
     local commands command password
     password=$(cat "$debian/root/alice.password")
@@ -65,7 +65,7 @@ play() { # PAGE CHAPTER
     [ -n "$relay" ] || fail "$1: $2: the relay is not started"
 }
 
-# What the page of the source way has before it begins: a clone, and in it what cargo has built.
+# The starting point of the page's source way: a clone, and what cargo has built in it.
 put_clone_in() {
     mkdir -p "$debian/root/clone/target"
     cp -r deploy scripts "$debian/root/clone/"
@@ -95,7 +95,7 @@ start_relay() {
     environment=$(sed -n 's/^Environment=//p' deploy/msrprelay.service)
     [ -n "$command" ] || fail "the unit has no command"
     echo "as msrprelay: $command"
-    # What the unit has systemd make.
+    # The directories that systemd makes for the unit.
     inside install -d -m 750 -o msrprelay -g msrprelay /run/msrprelay /var/log/msrprelay
     # The shell becomes the relay, so that its number is the relay's.
     # shellcheck disable=SC2086,SC2016 # the unit's words are words; the shell inside expands its own
@@ -117,7 +117,7 @@ stop_relay() {
         [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the relay ended with status $status"; }
         echo "ended in order, with status 0"
     else
-        # It was started by the process before it, whose end told how that went.
+        # Its predecessor started it, and reported its end.
         until_it_works "the relay to end" has_ended "$relay"
         echo "ended"
     fi
@@ -188,7 +188,7 @@ reload() {
     before=$(expiry)
     quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh "$host" --days 30 --out /root/renewed
     cp "$debian/root/renewed/$host.crt" "$debian/root/clone/$host.crt"
-    # As the operator's copies: what is there keeps its owner and mode.
+    # As the operator copies them: an existing file keeps its owner and mode.
     inside sh -c "cat /root/renewed/$host.crt > /etc/msrprelay/tls/relay.crt
         cat /root/renewed/$host.key > /etc/msrprelay/tls/relay.key"
     unit_reload
@@ -202,7 +202,7 @@ has_records() {
     [ -s "$debian/var/log/msrprelay/sessions.json" ]
 }
 
-# What logrotate does once a week; the reload is what its configuration asks the service manager for.
+# As logrotate does once a week; its configuration asks the service manager for the reload.
 rotate() {
     until_it_works "the records of the sessions" has_records
     quietly "logrotate failed" inside logrotate --force /etc/logrotate.d/msrprelay
@@ -215,11 +215,11 @@ rotate() {
 }
 
 has_given_way() {
-    grep -q 'Another process has taken over' "$work/relay.log" && ask /readyz
+    grep -q 'The successor has taken over' "$work/relay.log" && ask /readyz
 }
 
-# A newer version over one that runs: the config, which was changed, and the users must stay. Then what the package's postinst
-# asks of systemd: the old process gives its place to the new one, while bob holds a session.
+# A newer version over a running one: the changed config and the users must stay. Then the package's postinst asks
+# systemd: the old process hands over to the new one, while bob holds a session.
 upgrade() {
     local before
     before=$(inside sha256sum /etc/msrprelay/config.yaml)
@@ -232,7 +232,7 @@ upgrade() {
     kill -USR2 "$relay"
     until_it_works "another process to take over" has_given_way
     local successor status=0
-    successor=$(sed -n 's/.*Another process has taken over.* pid=\([0-9]*\).*/\1/p' "$work/relay.log")
+    successor=$(sed -n 's/.*The successor has taken over.* pid=\([0-9]*\).*/\1/p' "$work/relay.log")
     [ -n "$successor" ] || fail "the log does not say which process has taken over"
     echo "config and users stay; process $successor has taken over from $relay, where bob's session is"
     alice_sends

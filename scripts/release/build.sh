@@ -11,7 +11,7 @@ export_tree() { # DIRECTORY
 build_release() { # TREE OUT
     local tree=$1 made=$2 name=msrprelay-$version
     mkdir -p "$made"
-    # What a build may take from its surroundings is the same everywhere.
+    # The surroundings of a build are the same everywhere.
     (
         unset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR RUSTFLAGS MAKEFLAGS
         # shellcheck disable=SC2030 # for this build alone
@@ -58,7 +58,7 @@ archive() { # NAME
     tar -C target/archive --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --format=gnu -c "$1"
 }
 
-# Of what is linked for x86-64. The tool writes where the sources lie, too.
+# For what is linked for x86-64. The tool also writes where the sources lie.
 bill_of_materials() {
     cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps > "$scratch/cyclonedx.log" 2>&1 ||
         { cat "$scratch/cyclonedx.log" >&2; fail "no bill of materials"; }

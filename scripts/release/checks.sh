@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # a part of release.sh
 # What must hold of a release.
 
-# The version is the same wherever it is said, and has a date.
+# The version is the same wherever it stands, and has a date.
 check_words() {
     at_commit() { git show "$commit:$1"; }
     at_commit Cargo.toml | grep -x "version = \"$version\"" > /dev/null || fail "Cargo.toml of that commit has another version than $version"
@@ -23,10 +23,10 @@ check_dependencies() { # TREE
 targets = ["x86_64-unknown-linux-gnu"]
 [licenses]
 allow = [$(printf '"%s", ' $allowed)]
-# Runs in the compiler alone, for a macro of rust-ini's; nothing of it is in the programs.
+# Runs only in the compiler, for a macro of rust-ini's; no part of it is in the programs.
 exceptions = [{ crate = "tiny-keccak", allow = ["CC0-1.0"] }]
 [bans]
-# Two versions of a crate are a matter of size, not of right or wrong.
+# Two versions of a crate are a matter of size, not of correctness.
 multiple-versions = "allow"
 wildcards = "deny"
 allow-wildcard-paths = true
@@ -60,11 +60,11 @@ check_programs() { # TREE
     done
     mkdir "$scratch/plain"
     for file in "$1"/target/package/bin/* $(find "$1/target/package/symbols" -name '*.debug'); do
-        # What is compressed cannot be searched.
+        # Compressed content cannot be searched.
         objcopy --decompress-debug-sections "$file" "$scratch/plain/${file##*/}"
         strings --all "$scratch/plain/${file##*/}" > "$scratch/plain/strings"
         for path in "$1" "$scratch" "$root" "$HOME" "${CARGO_HOME:-$HOME/.cargo}" "$(rustc --print sysroot)"; do
-            # Of a home such as / nothing could be said.
+            # A home such as / would match everything.
             [ ${#path} -gt 3 ] || continue
             ! grep -m 3 -F "$path/" "$scratch/plain/strings" || fail "${file##*/} names $path of this machine"
         done

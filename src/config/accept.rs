@@ -1,7 +1,7 @@
-//! From [`Raw`] to [`Config`]: keys compared with each other, files read, CPUs looked up.
+//! From [`Raw`] to [`Config`]: compares keys with each other, reads files, looks up CPUs.
 //!
-//! Every check runs, whatever the others found; but a check whose input is wrong already stays silent, so
-//! that one slip is one line.
+//! Every check runs, whatever the others found. But a check whose input is already wrong stays silent, so that one
+//! mistake is one line.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,14 @@ use super::accounts::{self, Backend, MemorySecret, MemoryUser};
 use super::certificates::{self, CertifiedPair, PairSource};
 use super::problems::ConfigErrors;
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
+use super::shared_secrets;
 use super::values::{
     Accounting, Auth, CaSource, Config, Listen, Metrics, Outbound, Sessions, Tls, UnprovenRelays,
 };
 use super::walk::{Problems, spell_duration};
 use msrp_proto::digest::Algorithm;
 
-/// What the kernel takes as the path of a socket, in bytes.
+/// The longest path of a socket that the kernel accepts, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl TryFrom<Raw> for Config {
@@ -30,6 +31,7 @@ impl TryFrom<Raw> for Config {
         let mut warnings = Vec::new();
 
         check_listen(&raw.listen, &mut problems);
+        check_websocket(&raw, &mut problems);
         check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
         let directory = Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = Files { directory: &directory };
@@ -42,6 +44,7 @@ impl TryFrom<Raw> for Config {
             ca: files.ca("outbound.ca", raw.outbound.ca.take(), &mut problems),
             ..std::mem::take(&mut raw.outbound.rest)
         };
+        let shared_secrets = shared_secrets::accept(&mut raw.auth.shared_secrets, &mut problems);
         let users = users(&mut raw, &mut problems);
         let users_written = users.len();
         let sole_domain = sole_domain(raw.domains.as_deref(), &users);
@@ -65,7 +68,8 @@ impl TryFrom<Raw> for Config {
             Opened { backend: &backend, accounting, admin }.check(&mut problems, &mut warnings);
         }
         warn(&raw, &hostname, &mut warnings);
-        accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
+        let beside = (users_written, shared_secrets.as_slice());
+        accounts::warn(&backend, beside, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
             return Err(ConfigErrors::new(raw.origin, problems.into_vec()));
@@ -79,6 +83,7 @@ impl TryFrom<Raw> for Config {
             cores,
             auth: Auth {
                 backend,
+                shared_secrets,
                 cache,
                 cache_entries_max,
                 algorithms: raw.auth.algorithms,
@@ -87,6 +92,7 @@ impl TryFrom<Raw> for Config {
                 log_failures: raw.auth.log_failures,
                 insecure_plain: raw.auth.insecure_plain,
             },
+            websocket: raw.websocket,
             sessions: raw.sessions,
             methods: raw.methods,
             outbound,
@@ -114,7 +120,28 @@ fn check_listen(listen: &[Listen], problems: &mut Problems) {
     }
 }
 
-/// Whoever reaches the address sees the figures: that must be meant.
+/// A client by WebSocket can do nothing without AUTH, and its URI leads to a port that speaks MSRP as it is.
+fn check_websocket(raw: &Raw, problems: &mut Problems) {
+    if problems.under("listen") {
+        return;
+    }
+    for (index, listen) in raw.listen.iter().enumerate().filter(|(_, listen)| listen.websocket) {
+        if !listen.tls && !raw.auth.insecure_plain {
+            problems.add(
+                format!("listen[{index}].tls"),
+                "is false, and WebSocket clients must authenticate: write true, or, for tests, auth.insecure_plain: true",
+            );
+        }
+    }
+    if !raw.listen.is_empty() && raw.listen.iter().all(|listen| listen.websocket) {
+        problems.add(
+            "listen",
+            "has WebSocket alone, and the URIs of its clients lead to a port for MSRP: add {address: \"0.0.0.0:2855\"}",
+        );
+    }
+}
+
+/// Every client that reaches the address sees the figures: the operator must intend that.
 fn check_metrics(metrics: &RawMetrics, problems: &mut Problems) {
     match metrics.address {
         Some(address) if !address.ip().is_loopback() && !metrics.allow_remote => {
@@ -143,7 +170,7 @@ fn check_duplicates(key: &str, names: &[String], problems: &mut Problems) {
 
 /// Reads the files that the config names.
 struct Files<'a> {
-    /// Where relative paths start.
+    /// The directory that relative paths start from.
     directory: &'a Path,
 }
 
@@ -173,7 +200,7 @@ impl Files<'_> {
         }
     }
 
-    /// Where a pair is read, once both its keys are there.
+    /// The files of a pair, if both keys are given.
     fn source(&self, pair: RawPair, problems: &mut Problems) -> Option<PairSource> {
         for (name, path) in [("certificate", &pair.certificate), ("key", &pair.key)] {
             let at = format!("{}.{name}", pair.at);
@@ -201,9 +228,9 @@ impl Files<'_> {
     }
 }
 
-/// The host name: as given, or the first name of the first certificate; covered by a certificate if there are any.
+/// The host name: as given, or the first name of the first certificate. If there are certificates, one must cover it.
 fn hostname(given: Option<String>, tls: &Tls, problems: &mut Problems) -> String {
-    // Without what the certificates say, nothing can be said about the name.
+    // Without the certificates' names, the host name cannot be checked.
     if problems.under("tls") || problems.under("hostname") {
         return String::new();
     }
@@ -317,8 +344,8 @@ fn users(raw: &mut Raw, problems: &mut Problems) -> Vec<MemoryUser> {
     users
 }
 
-/// The domain of all accounts, as far as the config says it. It is the realm whatever host an AUTH is addressed to: no
-/// account could be found in another one.
+/// The one domain of all accounts, if the config names it. It is the realm, whatever host an AUTH is addressed to: no
+/// other realm has accounts.
 fn sole_domain(domains: Option<&[String]>, users: &[MemoryUser]) -> Option<String> {
     match domains {
         Some([domain]) => Some(domain.clone()),
@@ -337,7 +364,7 @@ fn accept_user(written: RawUser, raw: &Raw, problems: &mut Problems) -> Option<M
     Some(MemoryUser { user, domain, secret })
 }
 
-/// User and domain. A domain that the relay does not serve is a mistake: that user could never log in.
+/// User and domain. A domain that the relay does not serve is a mistake: its users could never log in.
 fn accept_name(written: &RawUser, raw: &Raw, problems: &mut Problems) -> Option<(String, String)> {
     let at = format!("{}.user", written.at);
     let Some(name) = &written.user else {

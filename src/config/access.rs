@@ -1,7 +1,7 @@
-//! Whether the files that are opened later, by whoever runs this now, can be: the accounts, the records, the admin socket.
+//! Whether this user can open the files that are opened later: the accounts, the records, the admin socket.
 //!
-//! Certificates, keys and CA files are read with the config, so what is wrong with those is known already. The kernel is
-//! asked, as the present user; mode bits are not interpreted. Nothing is made.
+//! Certificates, keys and CA files are read with the config, so their faults are known already. The kernel is asked, as
+//! the present user; mode bits are not interpreted. No file is made.
 
 use std::fs;
 use std::io;
@@ -13,10 +13,10 @@ use super::values::Accounting;
 use super::walk::Problems;
 use untrusted::files;
 
-/// Made by the service manager before the relay starts, as deploy/msrprelay.service says.
+/// The service manager makes these before the relay starts, as deploy/msrprelay.service says.
 const MADE_BY_THE_UNIT: [&str; 3] = ["/run/msrprelay", "/var/log/msrprelay", "/var/lib/msrprelay"];
 
-/// What stands in the config, and is opened when the relay runs.
+/// Files that the config names and the running relay opens.
 pub(super) struct Opened<'a> {
     pub(super) backend: &'a Backend,
     pub(super) accounting: Option<&'a Accounting>,
@@ -24,7 +24,7 @@ pub(super) struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// Adds all that is in the way to `problems`.
+    /// Adds every obstacle to `problems`.
     pub(super) fn check(&self, problems: &mut Problems, warnings: &mut Vec<String>) {
         let mut findings = Findings { problems, warnings };
         if let Backend::Sqlite(sqlite) = self.backend {
@@ -49,14 +49,14 @@ impl Findings<'_> {
         const KEY: &str = "auth.sqlite.path";
         match files::can_read_and_write(path) {
             Ok(()) => {}
-            // Of a file that is not there the config's own warning tells.
+            // The config has its own warning for a missing file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let why = explain(&error, "let the user the relay runs as read and write it");
                 self.problems.add(KEY, format!("{}: {why}", path.display()));
             }
         }
-        // The file's journals are made beside it.
+        // SQLite makes the file's journals beside it.
         self.directory(KEY, path);
     }
 
@@ -81,7 +81,7 @@ impl Findings<'_> {
         self.directory(KEY, path);
     }
 
-    /// Files must be made where `path` is.
+    /// The relay must make files where `path` is.
     fn directory(&mut self, key: &str, path: &Path) {
         let directory = path.parent().unwrap_or_else(|| Path::new("/"));
         let Err(error) = files::can_make_files_in(directory) else { return };

@@ -1,17 +1,17 @@
-//! Where accounts are: the keys of `auth.backend`, `auth.memory`, `auth.sqlite` and `auth.mysql`.
+//! Where accounts are: the keys of `auth.backend`, `auth.memory`, `auth.sqlite`, `auth.mysql` and `auth.postgres`.
 //!
-//! Invariants: names of tables and columns hold nothing but letters, digits, `_`, `$` and `-`; no problem and no
-//! `Debug` repeats a URL or any part of one, for it holds a password, and a badly written one holds it anywhere.
-//! Must not know: how accounts are looked up; of the database driver only its grammar of URLs.
+//! Invariant: names of tables and columns hold nothing but letters, digits, `_`, `$` and `-`.
+//! Must not know: how accounts are looked up.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use serde_yaml::Value;
 
 use super::certificates::{self, readable_by_others};
+use super::database_url::{Server, ServerTls, mysql_server, postgres_server};
+use super::shared_secrets::SharedSecret;
 use super::walk::{self, Problems, Section};
 use msrp_proto::address;
 use msrp_proto::digest::{Algorithm, Ha1};
@@ -23,8 +23,10 @@ pub enum Backend {
     Memory(Vec<MemoryUser>),
     /// In a file of our own.
     Sqlite(Sqlite),
-    /// In the SIP proxy's database.
-    Mysql(Box<Mysql>),
+    /// In the SIP proxy's MySQL or MariaDB.
+    Mysql(Box<Database>),
+    /// In its PostgreSQL.
+    Postgres(Box<Database>),
 }
 
 /// One account of the memory backend.
@@ -34,7 +36,7 @@ pub struct MemoryUser {
     pub user: String,
     /// The SIP domain, in lower case; the `realm` where the config gave none.
     pub domain: String,
-    /// What proves the user; it covers every algorithm of [`Auth::algorithms`](crate::config::Auth::algorithms).
+    /// The user's proof; it covers every algorithm of [`Auth::algorithms`](crate::config::Auth::algorithms).
     pub secret: MemorySecret,
 }
 
@@ -68,65 +70,35 @@ pub struct Sqlite {
     pub path: PathBuf,
 }
 
-/// The `auth.mysql:` section.
+/// The section `auth.mysql:` or `auth.postgres:`.
 #[derive(Clone, Debug)]
-pub struct Mysql {
-    /// Whom to connect to, and as whom.
+pub struct Database {
+    /// The server, and the relay's own account there.
     pub server: Server,
     /// What to read there.
     pub columns: Columns,
-    /// Whether the domain must be the realm; otherwise it is not looked at.
+    /// Whether the domain must be the realm; otherwise it is not compared.
     pub match_domain: bool,
-    /// Whether the user's name must be spelt as it is stored; otherwise as the database compares.
+    /// Whether the user's name must be spelt as it is stored; otherwise the database's comparison counts.
     pub exact_usernames: bool,
     /// The most connections to the database.
     pub connections_max: usize,
-    /// How long it may take until a connection is good for look-ups.
+    /// How long a connection may take until it is ready for look-ups.
     pub connect_timeout: Duration,
     /// How long one query may take.
     pub query_timeout: Duration,
 }
 
-/// What `auth.mysql.url` says.
-#[derive(Clone)]
-pub struct Server {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// A socket of this machine, instead of the two.
-    pub socket: Option<String>,
-    /// The relay's own account.
-    pub user: Option<String>,
-    /// Its password. Not in `Debug`.
-    pub password: Option<String>,
-    /// The database.
-    pub database: String,
-    /// `None`: without TLS.
-    pub tls: Option<ServerTls>,
-}
-
-/// How the database's certificate is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerTls {
-    /// Whether a CA must vouch for it.
-    pub verify_chain: bool,
-    /// Whether it must be for the host.
-    pub verify_name: bool,
-    /// Who vouches; `None`: the public authorities.
-    pub roots: Option<Vec<CertificateDer<'static>>>,
-}
-
-/// Names in the database, fit to be quoted.
+/// Names in the database that can be quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
-    /// The table, perhaps with its database in front.
+    /// The table, perhaps with its database, or its schema, in front.
     pub table: Vec<String>,
     /// The user part.
     pub username: String,
     /// The domain.
     pub domain: String,
-    /// What proves the user.
+    /// The user's proof.
     pub secret: SecretColumns,
 }
 
@@ -135,35 +107,13 @@ pub struct Columns {
 pub enum SecretColumns {
     /// The password as it is.
     Password(String),
-    /// H(user:realm:password), at least one of the two, and one for every algorithm that is offered.
+    /// H(user:realm:password), at least one of the two, and one for every offered algorithm.
     Ha1 {
         /// With MD5.
         md5: Option<String>,
         /// With SHA-256.
         sha256: Option<String>,
     },
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("at", &self.to_string())
-            .field("tls", &self.tls)
-            .finish_non_exhaustive()
-    }
-}
-
-/// For people: where it is, without anything secret.
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.socket {
-            Some(socket) => write!(f, "{} at {socket}", self.database),
-            None if self.host.contains(':') => {
-                write!(f, "{} at [{}]:{}", self.database, self.host, self.port)
-            }
-            None => write!(f, "{} at {}:{}", self.database, self.host, self.port),
-        }
-    }
 }
 
 // -- as written ------------------------------------------------------------------------------------
@@ -173,6 +123,7 @@ pub(super) enum Kind {
     Memory,
     Sqlite,
     Mysql,
+    Postgres,
 }
 
 /// The sections as written, whichever of them is chosen.
@@ -181,10 +132,11 @@ pub(super) struct RawAccounts {
     pub(super) cache: Option<Duration>,
     pub(super) cache_entries_max: usize,
     sqlite_path: PathBuf,
-    mysql: RawMysql,
+    mysql: RawDatabase,
+    postgres: RawDatabase,
 }
 
-struct RawMysql {
+struct RawDatabase {
     server: Option<Server>,
     ca: Option<PathBuf>,
     table: Vec<String>,
@@ -208,29 +160,81 @@ impl Default for RawAccounts {
             cache: None,
             cache_entries_max: 10_000,
             sqlite_path: PathBuf::from("/var/lib/msrprelay/accounts.db"),
-            mysql: RawMysql {
-                server: None,
-                ca: None,
-                table: vec!["subscriber".to_owned()],
-                username: "username".to_owned(),
-                domain: "domain".to_owned(),
-                password: "password".to_owned(),
-                ha1: "ha1".to_owned(),
-                ha1_sha256: None,
-                cleartext: false,
-                match_domain: true,
-                exact_usernames: true,
-                connections_max: 8,
-                connect_timeout: Duration::from_secs(2),
-                query_timeout: Duration::from_secs(2),
-            },
+            mysql: RawDatabase::default(),
+            postgres: RawDatabase::default(),
         }
+    }
+}
+
+impl Default for RawDatabase {
+    fn default() -> Self {
+        Self {
+            server: None,
+            ca: None,
+            table: vec!["subscriber".to_owned()],
+            username: "username".to_owned(),
+            domain: "domain".to_owned(),
+            password: "password".to_owned(),
+            ha1: "ha1".to_owned(),
+            ha1_sha256: None,
+            cleartext: false,
+            match_domain: true,
+            exact_usernames: true,
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a database is called in the config, and what its URL says there.
+struct Dialect {
+    /// The word of `auth.backend` and the section under `auth`.
+    name: &'static str,
+    /// How the URL is written.
+    example: &'static str,
+    /// What in the URL turns TLS on.
+    tls: &'static str,
+    /// What turns it on and verifies nothing.
+    unverified: &'static str,
+    /// What in the URL is to leave the name in the certificate unchecked, where that does not work.
+    checks_the_name: Option<&'static str>,
+    read: fn(&Value) -> Result<Server, String>,
+}
+
+const MYSQL: Dialect = Dialect {
+    name: "mysql",
+    example: "mysql://user:password@host/database",
+    tls: "?require_ssl=true",
+    unverified: "verify_ca=false",
+    checks_the_name: Some("verify_identity=false"),
+    read: mysql_server,
+};
+
+const POSTGRES: Dialect = Dialect {
+    name: "postgres",
+    example: "postgres://user:password@host/database",
+    tls: "?sslmode=verify-full",
+    unverified: "sslmode=require",
+    checks_the_name: None,
+    read: postgres_server,
+};
+
+impl Dialect {
+    /// The path of a key in the section.
+    fn key(&self, key: &str) -> String {
+        format!("auth.{}.{key}", self.name)
     }
 }
 
 impl RawAccounts {
     pub(super) fn read(&mut self, auth: &mut Section<'_>) {
-        let kinds = [("memory", Kind::Memory), ("sqlite", Kind::Sqlite), ("mysql", Kind::Mysql)];
+        let kinds = [
+            ("memory", Kind::Memory),
+            ("sqlite", Kind::Sqlite),
+            ("mysql", Kind::Mysql),
+            ("postgres", Kind::Postgres),
+        ];
         auth.value("backend", &mut self.kind, walk::word(&kinds));
         auth.value("cache", &mut self.cache, |value| match value.as_str() {
             Some("off") => Ok(None),
@@ -244,10 +248,11 @@ impl RawAccounts {
         auth.section("sqlite", |sqlite| {
             sqlite.value("path", &mut self.sqlite_path, |value| walk::text(value).map(PathBuf::from));
         });
-        auth.section("mysql", |mysql| self.mysql.read(mysql));
+        auth.section(MYSQL.name, |section| self.mysql.read(&MYSQL, section));
+        auth.section(POSTGRES.name, |section| self.postgres.read(&POSTGRES, section));
     }
 
-    /// The chosen backend; `None` if a problem says why not.
+    /// The chosen backend; `None` if it has problems.
     pub(super) fn accept(
         self,
         users: Vec<MemoryUser>,
@@ -258,6 +263,7 @@ impl RawAccounts {
         let absent = match self.kind {
             Kind::Sqlite if cfg!(not(feature = "sqlite")) => Some("sqlite"),
             Kind::Mysql if cfg!(not(feature = "mysql")) => Some("mysql"),
+            Kind::Postgres if cfg!(not(feature = "postgres")) => Some("postgres"),
             _ => None,
         };
         if let Some(name) = absent {
@@ -271,15 +277,20 @@ impl RawAccounts {
             Kind::Memory => Some(Backend::Memory(users)),
             Kind::Sqlite => Some(Backend::Sqlite(Sqlite { path: resolve(&self.sqlite_path) })),
             Kind::Mysql => {
-                self.mysql.accept(algorithms, resolve, problems).map(|mysql| Backend::Mysql(Box::new(mysql)))
+                let database = self.mysql.accept(&MYSQL, algorithms, resolve, problems);
+                database.map(|database| Backend::Mysql(Box::new(database)))
+            }
+            Kind::Postgres => {
+                let database = self.postgres.accept(&POSTGRES, algorithms, resolve, problems);
+                database.map(|database| Backend::Postgres(Box::new(database)))
             }
         }
     }
 }
 
-impl RawMysql {
-    fn read(&mut self, section: &mut Section<'_>) {
-        section.optional("url", &mut self.server, server);
+impl RawDatabase {
+    fn read(&mut self, dialect: &Dialect, section: &mut Section<'_>) {
+        section.optional("url", &mut self.server, dialect.read);
         section.optional("ca", &mut self.ca, |value| walk::text(value).map(PathBuf::from));
         section.value("table", &mut self.table, table);
         section.value("username_column", &mut self.username, identifier);
@@ -300,33 +311,38 @@ impl RawMysql {
 
     fn accept(
         self,
+        dialect: &Dialect,
         algorithms: &[Algorithm],
         resolve: impl Fn(&Path) -> PathBuf,
         problems: &mut Problems,
-    ) -> Option<Mysql> {
-        if self.server.is_none() && !problems.under("auth.mysql.url") {
-            problems.add(
-                "auth.mysql.url",
-                "is missing, but auth.backend is mysql: write it as mysql://user:password@host/database",
-            );
+    ) -> Option<Database> {
+        let (url, ca) = (dialect.key("url"), dialect.key("ca"));
+        if self.server.is_none() && !problems.under(&url) {
+            let Dialect { name, example, .. } = dialect;
+            problems
+                .add(url.as_str(), format!("is missing, but auth.backend is {name}: write it as {example}"));
         }
         let sha256_offered = algorithms.contains(&Algorithm::Sha256);
         if sha256_offered && !self.cleartext && self.ha1_sha256.is_none() {
             problems.add(
-                "auth.mysql.ha1_sha256_column",
+                dialect.key("ha1_sha256_column"),
                 "is missing, but auth.algorithms offers sha-256: name the column (OpenSIPS has ha1_sha256), or take \
                  sha-256 out",
             );
         }
         let mut server = self.server?;
         match (self.ca, &mut server.tls) {
+            (Some(_), Some(ServerTls { verify_chain: false, .. })) => problems.add(
+                ca.as_str(),
+                format!("does nothing with {}: write {} behind {url}", dialect.unverified, dialect.tls),
+            ),
             (Some(path), Some(tls)) => match certificates::read_chain(&resolve(&path)) {
                 Ok(roots) => tls.roots = Some(roots),
-                Err(message) => problems.add("auth.mysql.ca", message),
+                Err(message) => problems.add(ca.as_str(), message),
             },
             (Some(_), None) => problems.add(
-                "auth.mysql.ca",
-                "does nothing without TLS: write ?require_ssl=true behind auth.mysql.url, or remove it",
+                ca.as_str(),
+                format!("does nothing without TLS: write {} behind {url}, or remove it", dialect.tls),
             ),
             (None, _) => {}
         }
@@ -336,7 +352,7 @@ impl RawMysql {
             false => SecretColumns::Ha1 { md5, sha256: self.ha1_sha256.filter(|_| sha256_offered) },
         };
         let columns = Columns { table: self.table, username: self.username, domain: self.domain, secret };
-        Some(Mysql {
+        Some(Database {
             server,
             columns,
             match_domain: self.match_domain,
@@ -348,20 +364,30 @@ impl RawMysql {
     }
 }
 
-/// What deserves the operator's attention about the chosen backend.
+/// Warnings about the chosen backend.
 pub(super) fn warn(
     backend: &Backend,
-    users_written: usize,
+    (users_written, shared_secrets): (usize, &[SharedSecret]),
     lookup_timeout: Duration,
     origin: &str,
     warnings: &mut Vec<String>,
 ) {
-    let mut holds_secrets = users_written > 0;
+    let mut holds_secrets = users_written > 0 || !shared_secrets.is_empty();
     match backend {
-        Backend::Memory(users) if users.is_empty() => {
-            warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
+        Backend::Memory(users) if users.is_empty() && shared_secrets.is_empty() => {
+            warnings.push("auth.memory.users: is empty, so no client can authenticate: add a user".to_owned())
         }
-        Backend::Memory(_) => {}
+        Backend::Memory(users) => {
+            let names = SharedSecret::timed_names(shared_secrets);
+            if let Some(MemoryUser { user, domain, .. }) =
+                users.iter().find(|user| names.parse(&user.user).is_some())
+            {
+                warnings.push(format!(
+                    "auth.memory.users: {user}@{domain} is taken for a credential of auth.shared_secrets, and cannot log in: \
+                     give that user another name, or take without_user out"
+                ));
+            }
+        }
         _ if users_written > 0 => warnings.push(
             "auth.memory.users: is not used, because auth.backend is another: remove the users".to_owned(),
         ),
@@ -370,7 +396,7 @@ pub(super) fn warn(
     match backend {
         Backend::Memory(_) => {}
         Backend::Sqlite(Sqlite { path }) if !path.exists() => warnings.push(format!(
-            "auth.sqlite.path: {}: no such file, so nobody can authenticate: msrprelay user add makes it",
+            "auth.sqlite.path: {}: no such file, so no client can authenticate: msrprelay user add makes it",
             path.display()
         )),
         Backend::Sqlite(Sqlite { path }) if readable_by_others(path) => {
@@ -378,13 +404,14 @@ pub(super) fn warn(
             warnings.push(format!("auth.sqlite.path: {path} can be read by every user: chmod 600 {path}"));
         }
         Backend::Sqlite(_) => {}
-        Backend::Mysql(mysql) => {
-            holds_secrets |= mysql.server.password.is_some();
-            warnings.extend(mysql.server.warning());
-            if mysql.query_timeout >= lookup_timeout {
-                let limit = walk::spell_duration(lookup_timeout);
+        Backend::Mysql(database) | Backend::Postgres(database) => {
+            let dialect = if matches!(backend, Backend::Mysql(_)) { MYSQL } else { POSTGRES };
+            holds_secrets |= database.server.password.is_some();
+            warnings.extend(database.server.warning(&dialect));
+            if database.query_timeout >= lookup_timeout {
+                let (key, limit) = (dialect.key("query_timeout"), walk::spell_duration(lookup_timeout));
                 warnings.push(format!(
-                    "auth.mysql.query_timeout: is not below limits.lookup_timeout ({limit}), so a database that hangs \
+                    "{key}: is not below limits.lookup_timeout ({limit}), so a database that hangs \
                      is not noticed: lower it"
                 ));
             }
@@ -397,21 +424,28 @@ pub(super) fn warn(
 }
 
 impl Server {
-    fn warning(&self) -> Option<String> {
+    fn warning(&self, dialect: &Dialect) -> Option<String> {
+        let url = dialect.key("url");
         let address = address::parse(&self.host);
         let stays_here = self.socket.is_some()
             || self.host == "localhost"
             || address.is_some_and(|address| address.is_loopback());
         match &self.tls {
             None if !stays_here => Some(format!(
-                "auth.mysql.url: what proves the users crosses the network from {} in clear: write \
-                 ?require_ssl=true behind it",
-                self.host
+                "{url}: what proves the users crosses the network from {} in clear: write {} behind it",
+                self.host, dialect.tls
             )),
-            Some(ServerTls { verify_chain: false, .. }) => Some(
-                "auth.mysql.url: verify_ca=false takes anybody for the database: name its CA in auth.mysql.ca"
-                    .to_owned(),
-            ),
+            Some(ServerTls { verify_chain: false, .. }) => Some(format!(
+                "{url}: {} takes anybody for the database: name its CA in {}",
+                dialect.unverified,
+                dialect.key("ca")
+            )),
+            Some(ServerTls { verify_name: false, .. }) => dialect.checks_the_name.map(|option| {
+                format!(
+                    "{url}: {option} has no effect: the driver checks the name in the certificate wherever it checks who \
+                     vouches for it: take that out, and name the server as its certificate does"
+                )
+            }),
             _ => None,
         }
     }
@@ -419,60 +453,7 @@ impl Server {
 
 // -- readers ---------------------------------------------------------------------------------------
 
-#[cfg(feature = "mysql")]
-/// Everything the URL may say behind its `?`. What else the driver knows is decided here, not there.
-const URL_OPTIONS: [&str; 4] = ["socket", "require_ssl", "verify_ca", "verify_identity"];
-
-#[cfg(not(feature = "mysql"))]
-fn server(_: &Value) -> Result<Server, String> {
-    Err("is of no use: MySQL is not part of this build (`cargo build --features mysql`)".to_owned())
-}
-
-#[cfg(feature = "mysql")]
-fn server(value: &Value) -> Result<Server, String> {
-    const REMEDY: &str = "write it as mysql://user:password@host:3306/database, in user and password %XX for whatever \
-                          is not a letter, a digit or one of - . _ ~";
-    let text = walk::text(value)?;
-    let malformed = || format!("is not the URL of a database: {REMEDY}");
-    let (_, options) = text.split_once('?').unwrap_or((&text, ""));
-    if text.contains('#') || options.contains(['@', '?', '/']) && !options.contains("socket=/") {
-        return Err(malformed());
-    }
-    let known = |option: &str| URL_OPTIONS.iter().any(|known| option.split('=').next() == Some(known));
-    if !options.split('&').filter(|option| !option.is_empty()).all(known) {
-        return Err(format!("has an option that is not known here: write {}", URL_OPTIONS.join(", ")));
-    }
-    let parsed = mysql_async::Opts::from_url(&text).map_err(|error| match error {
-        mysql_async::UrlError::InvalidParamValue { .. } => {
-            "has an option that is neither true nor false: write ?require_ssl=true".to_owned()
-        }
-        _ => malformed(),
-    })?;
-    let database = parsed.db_name().ok_or_else(|| format!("names no database: {REMEDY}"))?;
-    let tls = parsed.ssl_opts().map(|tls| ServerTls {
-        verify_chain: !tls.accept_invalid_certs(),
-        verify_name: !tls.skip_domain_validation(),
-        roots: None,
-    });
-    if tls.is_none() && (options.contains("verify_")) {
-        return Err("verifies nothing without TLS: write ?require_ssl=true as well".to_owned());
-    }
-    let socket = parsed.socket().map(str::to_owned);
-    if tls.is_some() && socket.is_some() {
-        return Err("has a socket of this machine, which knows no TLS: take require_ssl out".to_owned());
-    }
-    Ok(Server {
-        host: parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned(),
-        port: parsed.tcp_port(),
-        socket,
-        user: parsed.user().map(str::to_owned),
-        password: parsed.pass().map(str::to_owned),
-        database: database.to_owned(),
-        tls,
-    })
-}
-
-/// The name of a column. Not repeated: it may be anything.
+/// The name of a column. Errors do not repeat it, because it may be anything.
 fn identifier(value: &Value) -> Result<String, String> {
     let text = walk::text(value)?;
     let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '$' | '-');
@@ -482,7 +463,7 @@ fn identifier(value: &Value) -> Result<String, String> {
     }
 }
 
-/// A table, perhaps with its database.
+/// A table, perhaps with its database, or its schema.
 fn table(value: &Value) -> Result<Vec<String>, String> {
     let text = walk::text(value)?;
     let parts: Vec<_> = text.split('.').map(|part| identifier(&Value::from(part))).collect();

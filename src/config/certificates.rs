@@ -1,7 +1,8 @@
-//! Certificates and keys from PEM files, checked for what would otherwise fail at the first handshake.
+//! Reads certificates and keys from PEM files, and checks for everything that would otherwise fail at the first
+//! handshake.
 //!
-//! Invariant: a [`CertifiedPair`] holds a certificate that parses, a key that belongs to it, and every DNS
-//! name the certificate covers. Which of several is shown to a client is not decided here.
+//! Invariant: a [`CertifiedPair`] holds a certificate that parses, a key that belongs to it, and every DNS name the
+//! certificate covers. The choice between several is not made here.
 
 use std::fs;
 use std::io;
@@ -19,7 +20,7 @@ use super::walk::Problems;
 /// A certificate chain with the key of its first certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CertifiedPair {
-    /// The relay's certificate first, then what leads from it towards a root.
+    /// The relay's certificate first, then its issuers.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the first certificate.
     pub key: PrivateKeyDer<'static>,
@@ -49,7 +50,7 @@ pub(super) struct PairSource {
 }
 
 impl PairSource {
-    /// Reads both files; what is wrong goes to `problems`, what is merely unwise to `warnings`.
+    /// Reads both files. Errors go to `problems`, and unwise settings to `warnings`.
     pub(super) fn load(self, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<CertifiedPair> {
         let (at_certificate, at_key) = (format!("{}.certificate", self.at), format!("{}.key", self.at));
         let chain = read_chain(&self.certificate).map_err(|message| problems.add(&at_certificate, message));

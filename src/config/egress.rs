@@ -1,9 +1,9 @@
 //! Which addresses the relay may dial on behalf of a client.
 //!
-//! RFC 4976, section 5: a client names the next hop, so without a policy every account could make the
-//! relay knock at the operator's internal services. The address is judged after DNS, on every attempt,
-//! in its canonical form: an IPv4 address in IPv6 clothing is judged as what it is, and an IPv6 address that leads to an
-//! IPv4 one by a translator or a tunnel is judged as both.
+//! RFC 4976, section 5: a client names the next hop, so without a policy every account could make the relay connect to
+//! the operator's internal services. The address is judged after DNS, on every attempt, in its canonical form: an
+//! IPv4-mapped IPv6 address is judged as the IPv4 address, and an IPv6 address that leads to an IPv4 one through a
+//! translator or a tunnel is judged as both.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,8 +13,9 @@ use super::values::Outbound;
 use msrp_proto::address::{canonical, embedded};
 
 impl Outbound {
-    /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet; and the same of
-    /// every IPv4 address inside it. No address at all (`0.0.0.0`, `::`) leads to this host and never may.
+    /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet; the same must
+    /// hold for every IPv4 address inside it. The unspecified addresses (`0.0.0.0`, `::`) lead to this host and are
+    /// never allowed.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = canonical(address);
@@ -32,14 +33,14 @@ impl Outbound {
 }
 
 impl Outbound {
-    /// True if `port` may be dialled. The well-known ones belong to services that are not MSRP.
+    /// True if `port` may be dialled. The well-known ports belong to other services.
     #[must_use]
     pub fn permits_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(&port))
     }
 }
 
-/// Whether an address stands for the IPv4 address inside it and for nothing else: what is there is judged by that.
+/// Whether an address stands only for the IPv4 address inside it, which alone is then judged.
 fn is_translated(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
@@ -70,8 +71,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    // 2000::/3 is all the global unicast space there is: loopback, link-local, unique local, multicast,
-    // site-local and the unspecified address lie outside it. Inside it, documentation and Teredo do not count.
+    // 2000::/3 is the whole global unicast space: loopback, link-local, unique local, multicast, site-local and the
+    // unspecified address lie outside it. Inside it, documentation and Teredo addresses are not public.
     let [first, second, ..] = address.segments();
     let global = first & 0xe000 == 0x2000;
     let documentation = (first == 0x2001 && second == 0xdb8) || (first == 0x3fff && second < 0x1000);
@@ -137,7 +138,7 @@ mod tests {
         assert!(!outbound.permits("::1".parse().unwrap()));
     }
 
-    // What a wide range allows is not what hides in it.
+    // A wide range does not allow the IPv4 addresses that hide in it.
     #[test]
     fn an_address_inside_another_is_judged_too() {
         let wide = outbound(&["::/0", "10.1.0.0/16"], &["192.0.2.0/24"]);

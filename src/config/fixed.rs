@@ -1,11 +1,11 @@
-//! What a running relay cannot exchange: the keys that take a restart.
+//! The keys of a running relay that only a restart can change.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::values::{Config, Listen, LogFormat};
 
-/// Those values of the config that a relay runs with until it ends.
+/// The values of the config that a relay keeps until it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
     listen: Vec<Listen>,
@@ -32,7 +32,7 @@ impl From<&Config> for Fixed {
 }
 
 impl Fixed {
-    /// The keys under which `config` says something else; it takes a restart until they hold.
+    /// The keys for which `config` has other values, which need a restart.
     #[must_use]
     pub fn differing(&self, config: &Config) -> Vec<&'static str> {
         let other = Self::from(config);

@@ -1,17 +1,17 @@
-//! What is wrong with a config, and what to do about it.
+//! The problems of a config, and what to do about them.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key path, such as `listen[1].address`; empty if the whole file is meant.
+    /// The key path, such as `listen[1].address`; empty if it concerns the whole file.
     pub key: String,
     /// What is wrong and what to do about it.
     pub message: String,
 }
 
-/// Everything that is wrong with a config; at least one problem. Displayed one line each.
+/// All problems of a config; at least one. Displayed one line each.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigErrors {
     origin: String,

@@ -1,7 +1,7 @@
-//! The config as it was written: every key read, bounded and defaulted by itself.
+//! The config as written: every key read, bounded and defaulted by itself.
 //!
-//! Invariant: all defaults are in `Raw::default` and what it names. Nothing here looks at another key's
-//! value (but for the limits that must be in order), at a file or at the machine: that is `accept`'s part.
+//! Invariant: all defaults are in `Raw::default` and what it names. Nothing here looks at another key's value (except
+//! the limits that must be in order), at a file or at the machine: `accept` does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,11 +16,13 @@ use serde_yaml::Value;
 use super::accounts::RawAccounts;
 use super::limits::Limits;
 use super::problems::ConfigErrors;
+use super::shared_secrets::RawSharedSecret;
 use super::values::{
     AccountingFormat, Dns, DnsServers, EndpointTls, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
     PlainPolicy, Sessions, UnprovenRelays,
 };
 use super::walk::{self, Problems, Section};
+use super::websocket::WebSocket;
 use msrp_proto::address;
 use msrp_proto::digest::{Algorithm, Ha1};
 
@@ -28,14 +30,15 @@ use msrp_proto::digest::{Algorithm, Ha1};
 pub(super) struct Raw {
     /// The file's name, for messages.
     pub(super) origin: String,
-    /// What was wrong with single keys.
+    /// The problems of single keys.
     pub(super) problems: Problems,
     pub(super) listen: Vec<Listen>,
+    pub(super) websocket: WebSocket,
     pub(super) hostname: Option<String>,
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
     pub(super) tls: RawTls,
-    /// `None`: all that the process may use.
+    /// `None`: all CPUs that the process may use.
     pub(super) cores: Option<Vec<usize>>,
     pub(super) auth: RawAuth,
     pub(super) sessions: Sessions,
@@ -44,7 +47,7 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
-    /// Whether it is to be found out if the files can be opened that are opened later.
+    /// Whether to check the files that are opened later.
     pub(super) opens_later: bool,
     pub(super) accounting: RawAccounting,
     pub(super) limits: Limits,
@@ -101,6 +104,7 @@ pub(super) struct RawAuth {
     pub(super) log_failures: bool,
     pub(super) insecure_plain: bool,
     pub(super) users: Vec<RawUser>,
+    pub(super) shared_secrets: Vec<RawSharedSecret>,
     pub(super) accounts: RawAccounts,
 }
 
@@ -120,7 +124,12 @@ impl Default for Raw {
         Self {
             origin: String::new(),
             problems: Problems::default(),
-            listen: vec![Listen { address: SocketAddr::from(([0, 0, 0, 0], 2855)), tls: true }],
+            listen: vec![Listen {
+                address: SocketAddr::from(([0, 0, 0, 0], 2855)),
+                tls: true,
+                websocket: false,
+            }],
+            websocket: WebSocket::default(),
             hostname: None,
             realm: None,
             domains: None,
@@ -133,6 +142,7 @@ impl Default for Raw {
                 log_failures: false,
                 insecure_plain: false,
                 users: Vec::new(),
+                shared_secrets: Vec::new(),
                 accounts: RawAccounts::default(),
             },
             sessions: Sessions {
@@ -182,6 +192,7 @@ impl Raw {
         root.section("tls", |tls| self.read_tls(tls));
         root.value("cores", &mut self.cores, cores);
         root.section("auth", |auth| self.auth.read(auth));
+        root.section("websocket", |websocket| self.websocket.read(websocket));
         root.section("sessions", |sessions| self.read_sessions(sessions));
         root.section("methods", |methods| {
             methods.value("allow_other", &mut self.methods.allow_other, walk::boolean);
@@ -218,11 +229,12 @@ impl Raw {
     fn read_listen(&mut self, root: &mut Section<'_>) {
         let mut listen = Vec::new();
         let given = root.sections("listen", |section| {
-            let (mut address, mut tls) = (None, true);
+            let (mut address, mut tls, mut websocket) = (None, true, false);
             section.optional("address", &mut address, socket_address);
             section.value("tls", &mut tls, walk::boolean);
+            section.value("websocket", &mut websocket, walk::boolean);
             match address {
-                Some(address) => listen.push(Listen { address, tls }),
+                Some(address) => listen.push(Listen { address, tls, websocket }),
                 None => section.missing("address", "is missing: write it as \"0.0.0.0:2855\""),
             }
         });
@@ -237,7 +249,7 @@ impl Raw {
             if domains.is_empty() && !root.is_wrong("domains") {
                 root.problem(
                     "domains",
-                    "is empty, which would serve nobody: name a domain or remove the line",
+                    "is empty, which would serve no domain: name a domain or remove the line",
                 );
             }
             self.domains = Some(domains);
@@ -305,7 +317,7 @@ impl Raw {
     }
 }
 
-/// A chunk this short costs as much head as body; above, nobody keeps a frame in a buffer.
+/// A shorter chunk costs as much head as body. No peer keeps a longer one in a buffer.
 const MAX_CHUNK_BOUNDS: (usize, usize) = (1 << 10, 1 << 30);
 
 /// A day is far beyond any session; a second is for tests.
@@ -336,6 +348,8 @@ impl RawAuth {
         section.section("memory", |memory| {
             memory.sections("users", |section| self.users.push(RawUser::read(section)));
         });
+        section
+            .sections("shared_secrets", |section| self.shared_secrets.push(RawSharedSecret::read(section)));
     }
 
     /// Strongest first, MD5 last: clients take the first, or the last, that they know.
@@ -399,7 +413,8 @@ fn relay_name(value: &Value) -> Result<String, String> {
     }
 }
 
-/// The host of a peer as URIs have it, `*.` for one label before a name, an address with or without its brackets.
+/// The host of a peer as URIs have it: a name, `*.` for one label before a name, or an address with or without its
+/// brackets.
 fn peer_host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Some(address) = address::parse(bare) {
@@ -414,7 +429,7 @@ fn peer_host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Text that can stand between quotes in a digest challenge as it is.
+/// Text that can stand in quotes in a digest challenge, unchanged.
 fn realm(value: &Value) -> Result<String, String> {
     let text = walk::text(value)?;
     let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
@@ -444,7 +459,7 @@ fn whole_seconds(value: &Value) -> Result<Duration, String> {
     }
 }
 
-/// A range, or a single address as the range of itself. A range of IPv4 addresses in IPv6 clothing is one of IPv4.
+/// A range, or a single address as a range. A range of IPv4-mapped addresses is an IPv4 range.
 fn net(value: &Value) -> Result<IpNet, String> {
     let text = walk::text(value)?;
     let single = || address::parse(&text).map(IpNet::from);
@@ -495,7 +510,7 @@ fn dns_server(value: &Value) -> Result<SocketAddr, String> {
     })
 }
 
-/// A hash in hexadecimal. The value is as good as a password: it is not repeated.
+/// A hash in hexadecimal. It is as good as a password, so errors do not repeat it.
 fn ha1(algorithm: Algorithm, digits: usize) -> impl Fn(&Value) -> Result<Ha1, String> {
     move |value| {
         let read = Ha1::from_hex(&walk::text(value)?).filter(|ha1| ha1.algorithm() == algorithm);

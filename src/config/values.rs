@@ -1,6 +1,6 @@
-//! A config that is valid: the sections, and the values that their keys may have.
+//! A valid config: its sections, and the values that their keys may have.
 //!
-//! Must not know: how it is read, how any of it is used.
+//! Must not know how it is read, or how any of it is used.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -14,17 +14,19 @@ use rustls_pki_types::CertificateDer;
 use super::accounts::Backend;
 use super::certificates::CertifiedPair;
 use super::limits::Limits;
+use super::shared_secrets::SharedSecret;
+use super::websocket::WebSocket;
 use msrp_proto::digest::Algorithm;
 
-/// Everything the relay is told at its start.
+/// All settings that the relay starts with.
 #[derive(Debug)]
 pub struct Config {
     /// Where clients and peers connect; at least one.
     pub listen: Vec<Listen>,
-    /// The relay's own host name, in lower case, as it stands in the URIs it hands out (Use-Path).
+    /// The relay's own host name, in lower case, as in the URIs it hands out (Use-Path).
     pub hostname: String,
-    /// The digest realm of single-domain operation, as written or because all accounts are of one domain; `None`: the To-Path
-    /// host of each AUTH, in lower case.
+    /// The digest realm of single-domain operation, as written or because all accounts are of one domain; `None`: the
+    /// To-Path host of each AUTH, in lower case.
     pub realm: Option<String>,
     /// The SIP domains served, in lower case; `None`: any.
     pub domains: Option<Vec<String>>,
@@ -34,27 +36,29 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Who may authenticate, and how.
     pub auth: Auth,
+    /// What listeners with `websocket: true` accept, and what their clients are sent.
+    pub websocket: WebSocket,
     /// How long sessions live.
     pub sessions: Sessions,
     /// Which methods are forwarded.
     pub methods: Methods,
     /// What the relay dials.
     pub outbound: Outbound,
-    /// Who resolves host names.
+    /// The name servers.
     pub dns: Dns,
-    /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
+    /// How long sessions may go on after the relay has been told to stop; zero: not at all.
     pub drain_timeout: Duration,
-    /// The socket through which operators look inside; `None`: there is none.
+    /// The socket for operators; `None`: there is none.
     pub admin: Option<PathBuf>,
-    /// What is written of each session at its end; `None`: nothing.
+    /// The record of each session at its end; `None`: there is none.
     pub accounting: Option<Accounting>,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.
     pub log: Log,
-    /// Where figures are shown; `None`: nowhere.
+    /// Where the metrics are served; `None`: nowhere.
     pub metrics: Option<Metrics>,
-    /// What works but deserves the operator's attention, one line each; to be logged at every start.
+    /// Settings that work but deserve the operator's attention, one line each; logged at every start.
     pub warnings: Vec<String>,
 }
 
@@ -65,22 +69,24 @@ pub struct Listen {
     pub address: SocketAddr,
     /// TLS from the first byte; otherwise plain TCP.
     pub tls: bool,
+    /// MSRP in WebSocket messages (RFC 7977); otherwise as it is.
+    pub websocket: bool,
 }
 
 /// The `tls:` section.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Chosen by SNI, the first where no name fits; empty only if no listener speaks TLS.
+    /// Chosen by SNI, the first one if no name fits; empty only if no listener speaks TLS.
     pub certificates: Vec<CertifiedPair>,
-    /// Whose signatures make a caller's certificate that of a relay; `None`: no caller is taken for a relay.
+    /// The authorities whose signatures make a caller a relay; `None`: no caller is a relay.
     pub client_ca: Option<CaSource>,
-    /// Whether requests are accepted that come through a relay which has not proven its name.
+    /// Whether the relay accepts requests that come through a relay which has not proven its name.
     pub unproven_relays: UnprovenRelays,
-    /// Who reads and writes the records.
+    /// What reads and writes the records.
     pub record_layer: RecordLayer,
 }
 
-/// What becomes of requests that come through a relay which has not proven its name (RFC 4976, 9.2).
+/// What happens to requests that come through a relay which has not proven its name (RFC 4976, 9.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnprovenRelays {
     /// They are forwarded to clients like those of endpoints; AUTH is not.
@@ -95,7 +101,9 @@ pub enum UnprovenRelays {
 pub struct Auth {
     /// Where the accounts are.
     pub backend: Backend,
-    /// How long an account that was found is known without asking again; `None`: never.
+    /// What signs credentials that expire by themselves, beside the backend: the first signs, all verify.
+    pub shared_secrets: Vec<SharedSecret>,
+    /// How long a found account is remembered without asking again; `None`: never.
     pub cache: Option<Duration>,
     /// How many of them at most.
     pub cache_entries_max: usize,
@@ -116,7 +124,7 @@ pub struct Auth {
 pub struct Sessions {
     /// The shortest Expires granted.
     pub expires_min: Duration,
-    /// What is announced to a client that sent no Expires.
+    /// The Expires announced to a client that sent none.
     pub expires_default: Duration,
     /// The longest Expires granted.
     pub expires_max: Duration,
@@ -134,11 +142,11 @@ pub struct Methods {
 /// The `outbound:` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
-    /// How the certificate of an endpoint (the last hop) is taken; a relay's is always verified.
+    /// How the certificate of an endpoint (the last hop) is judged; a relay's is always verified.
     pub endpoint_tls: EndpointTls,
     /// Whether next hops may be plain `msrp`.
     pub plain: PlainPolicy,
-    /// Whose signatures make a certificate valid.
+    /// The authorities whose signatures make a certificate valid.
     pub ca: CaSource,
     /// The relays that may be called and whose clients may come through them; empty: any that prove their name.
     pub relays: Vec<String>,
@@ -170,7 +178,7 @@ impl Default for Outbound {
     }
 }
 
-/// How an endpoint's certificate is taken.
+/// How an endpoint's certificate is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointTls {
     /// Encrypt, accept any certificate: endpoints sign their own, and only SDP carries the fingerprint.
@@ -207,7 +215,7 @@ pub enum CaSource {
 /// The `dns:` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// Whom to ask.
+    /// The servers to ask.
     pub servers: DnsServers,
 }
 
@@ -223,9 +231,9 @@ pub enum DnsServers {
 /// The `accounting:` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accounting {
-    /// How records are written.
+    /// The form of the records.
     pub format: AccountingFormat,
-    /// Where to; `None`: to standard output.
+    /// The file; `None`: standard output.
     pub file: Option<PathBuf>,
 }
 
@@ -270,7 +278,7 @@ impl LogLevel {
         Self::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
     }
 
-    /// What a word stands for.
+    /// The level that a word names.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, level)| *level)
@@ -289,7 +297,7 @@ pub enum LogFormat {
 /// The `metrics:` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metrics {
-    /// Where to serve them, without TLS and without asking who reads: loopback, unless the config allows more explicitly.
-    /// Port 0 leaves the choice to the kernel.
+    /// The address, without TLS and open to every reader: loopback, unless the config explicitly allows more. Port 0
+    /// leaves the choice to the kernel.
     pub address: SocketAddr,
 }

@@ -1,11 +1,11 @@
 //! Walks a YAML document key by key and remembers *every* problem, each under its key path.
 //!
-//! `serde`'s derived readers stop at the first error; an operator wants them all. So this file reads
-//! [`Value`]s itself: a [`Section`] is one mapping, each of its keys is asked for once, and what nobody
-//! asked for is unknown. A problem never carries a value that may be a secret: [`text`] does not quote.
+//! `serde`'s derived readers stop at the first error; an operator wants them all. So this file reads [`Value`]s itself:
+//! a [`Section`] is one mapping, each known key is asked for once, and every other key is unknown. A problem never
+//! carries a value that may be a secret: [`text`] does not quote.
 //!
-//! Invariants: a key that is wrong leaves its slot at the default, and the walk goes on; every problem
-//! says what is wrong and what to write instead. Knows nothing of what the keys mean.
+//! Invariants: a wrong key leaves its slot at the default, and the walk goes on; every problem says what is wrong and
+//! what to write instead. Knows nothing of what the keys mean.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::problems::Problem;
 
-/// All that was found wrong so far.
+/// All problems so far.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     list: Vec<Problem>,
@@ -27,8 +27,8 @@ impl Problems {
         self.list.push(Problem { key, message });
     }
 
-    /// True if `key` or something below it is wrong already: what depends on it must then hold its
-    /// tongue, or one slip is reported twice.
+    /// True if `key` or something below it is wrong already: then checks that depend on it must stay silent, or one
+    /// mistake is reported twice.
     pub(super) fn under(&self, key: &str) -> bool {
         let wrong = self.list.iter().map(|problem| &problem.key);
         wrong.chain(&self.meant).any(|wrong| {
@@ -45,9 +45,9 @@ impl Problems {
     }
 }
 
-/// As many keys of a section are named where an unknown one stands in it.
+/// How many keys of a section are named beside an unknown one.
 const KEYS_SHOWN_MAX: usize = 12;
-/// The shortest part of a key that tells which one is meant.
+/// The shortest part of a key that shows which one is meant.
 const PART_CHARS_MIN: usize = 4;
 
 /// One mapping of the document. Dropping it is not enough: [`Section::finish`] reports unknown keys.
@@ -227,12 +227,12 @@ impl<'p> Section<'p> {
         }
     }
 
-    /// Notes that `key` is not there but must be; told at the end, unless it was only misspelt.
+    /// Notes that `key` must be given but is not; reported at the end, unless it was only misspelt.
     pub(super) fn missing(&mut self, key: &'static str, message: &'static str) {
         self.missing.push((key, message));
     }
 
-    /// Reports the keys that nobody asked for, and those that are missing.
+    /// Reports the unknown keys, and the missing ones.
     pub(super) fn finish(self) {
         for key in self.entries.keys() {
             let Some(key) = key.as_str() else {
@@ -264,7 +264,7 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// What a value is, in an operator's words.
+/// The kind of a value, in an operator's words.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "empty",
@@ -279,7 +279,7 @@ fn kind(value: &Value) -> &'static str {
 
 // -- readers of single values -------------------------------------------------------------------
 
-/// Text. The value is never repeated in the problem: it may be a password.
+/// Text. A problem never repeats the value, because it may be a password.
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if text.is_empty() => Err("is empty: give a value".to_owned()),
@@ -363,7 +363,7 @@ pub(super) fn word<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&Value) -> R
     }
 }
 
-/// Puts a floor and a ceiling, both allowed, to what `read` reads; `spell` writes them as the config does.
+/// Bounds the values of `read` by a floor and a ceiling, both allowed; `spell` writes them as the config does.
 pub(super) fn bounded<T: PartialOrd + Copy>(
     read: impl Fn(&Value) -> Result<T, String>,
     (floor, ceiling): (T, T),
@@ -398,7 +398,7 @@ fn shown(value: &Value) -> String {
 
 // -- near misses ---------------------------------------------------------------------------------
 
-/// The known key that `key` was probably meant to be: spelt nearly so, or part of it, or it part of that.
+/// The known key that `key` probably means: one with a similar spelling, or one that contains it or is part of it.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let key = key.to_lowercase().replace(['-', ' '], "_");
     let key = key.as_str();
@@ -443,6 +443,9 @@ fn edits(from: &str, to: &str) -> usize {
 /// A length of time as the config spells it: in the largest unit that leaves nothing over.
 pub(super) fn spell_duration(time: Duration) -> String {
     let millis = time.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
     for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
         if millis >= length && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
@@ -497,7 +500,7 @@ mod tests {
 
     #[test]
     fn spelling_and_reading_are_inverse() {
-        for millis in [1, 250, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000] {
+        for millis in [0, 1, 250, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000] {
             let time = Duration::from_millis(millis);
             assert_eq!(duration(&yaml(&spell_duration(time))), Ok(time));
         }

@@ -1,10 +1,10 @@
-//! Host names to addresses, and domains to their relays, for what the relay dials.
+//! Resolves host names to addresses, and domains to their relays, for the relay's dials.
 //!
-//! Invariants: an answer is never empty and at most one longer than `addresses_per_name_max`; every look-up ends
-//! within the time that its asker has left; one name is asked for once for all who ask at the same time, each in its own
-//! turn, and the order of a domain's relays is drawn for each; a name is always taken as complete, so the search list of the host the relay
-//! runs on cannot turn a client's `intranet` into an inside host. `localhost` and the hosts file are honoured.
-//! Must not know: which addresses may be dialled (that is judged afterwards). RFC 4976, section 5.2.
+//! Invariants: an answer is never empty and at most one longer than `addresses_per_name_max`; every look-up ends within
+//! the time that its asker has left; look-ups of one name at the same time ask once, each in its asker's turn, and the
+//! order of a domain's relays is drawn for each; a name is always taken as complete, so the host's search list cannot
+//! turn a client's `intranet` into an internal host. `localhost` and the hosts file are honoured. Must not know which
+//! addresses may be dialled (they are judged afterwards). RFC 4976, section 5.2.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ use crate::config::{DnsServers, Limits};
 use msrp_proto::address::{self, canonical};
 use msrp_proto::srv::{PORT_DEFAULT, SERVICE, order};
 
-/// Why a name has no addresses for us. Towards a client all of these look alike.
+/// Why a name has no addresses for us. The client sees no difference between these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The name does not exist, has no address, or cannot be a name.
@@ -31,7 +31,7 @@ pub enum ResolveError {
     /// Too many look-ups wait already, or the control thread has gone.
     #[error("too many name look-ups are waiting")]
     Busy,
-    /// So many of the same user's were under way that this one had no turn in time.
+    /// Too many look-ups of the same user were under way, so that this one got no turn in time.
     #[error("the same user's other look-ups took all the time")]
     Share,
     /// A server refused or answered nonsense.
@@ -63,7 +63,7 @@ impl Resolver {
         };
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // One repetition within the time that the caller grants.
+        // One repetition within the caller's time.
         options.attempts = 1;
         options.timeout = limits.resolve_timeout / 2;
         Ok(Self {
@@ -82,8 +82,8 @@ impl Resolver {
         self.addresses(complete(host)?).await
     }
 
-    /// Where the relay of a domain listens: what its SRV records say, in the order of this time; without any the domain
-    /// itself, at the default port (RFC 4976, section 8).
+    /// Where the relay of a domain listens: its SRV records, in a freshly drawn order; without any, the domain itself
+    /// at the default port (RFC 4976, section 8).
     pub(super) async fn locate(&self, domain: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let domain = complete(domain)?;
         let service = Name::from_ascii(SERVICE).and_then(|front| front.append_domain(&domain));
@@ -95,7 +95,7 @@ impl Resolver {
         if records.is_empty() {
             records.push((0, 0, (domain, PORT_DEFAULT)));
         }
-        // A target of "." says that the service is decidedly not there (RFC 2782).
+        // A target of "." says that the service does not exist (RFC 2782).
         records.retain(|(_, _, (target, _))| !target.is_root());
         let draw = |below: u32| getrandom::u32().unwrap_or_default() % below;
         let (mut ways, mut failure) = (Vec::new(), ResolveError::NoAddress);
@@ -135,7 +135,7 @@ impl Resolver {
     }
 }
 
-/// Silence may have been a lost packet's fault: who asked later has time left to find out.
+/// Silence may come from a lost packet: a later asker has time left to try again.
 fn may_be_shared<T>(answer: &Result<T, ResolveError>) -> bool {
     !matches!(answer, Err(ResolveError::TimedOut | ResolveError::Busy))
 }

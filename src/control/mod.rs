@@ -1,15 +1,14 @@
-//! The control plane: one thread for everything that may wait on something slow.
+//! The control plane: one thread for everything that may wait for something slow.
 //!
 //! Data cores ask through a [`ControlHandle`] and await the answer; they never block. Account look-ups, name look-ups
-//! and connects to next hops have a queue each, so silent name servers cannot hold up an AUTH. In each of them the
-//! askers take turns (`turns`): users, or for an AUTH, which has no user yet, addresses. Silence that one of them waits
-//! for holds up its own requests and no other's.
+//! and connects to next hops have a queue each, so silent name servers cannot hold up an AUTH. In each queue the askers
+//! take turns (`turns`): users, or for an AUTH, which has no user yet, addresses. Slow answers for one asker hold up
+//! only its own requests.
 //!
-//! Invariants: every request is answered, within its time-out, the time in the queue included, and whatever happens: a
-//! full queue, a backend that panics and a thread that is gone all read as unavailable, never as "no such user". What
-//! waits and what is under way is bounded in all and for each asker; what has been asked counts as under way until it
-//! is answered or its time is over, though its asker be gone.
-//! Must not know: sessions, connections, what an answer is used for.
+//! Invariants: every request is answered within its time-out, the time in the queue included, whatever happens: a full
+//! queue, a panicking backend and a dead thread all read as unavailable, never as "no such user". The waiting requests
+//! and those under way are bounded in all and for each asker; a request counts as under way until it is answered or its
+//! time is over, even if its asker has gone. Must not know sessions, connections, or what an answer is used for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +34,7 @@ use msrp_relay_core::Who;
 mod accounts;
 mod dns;
 mod reply;
+mod shared_secrets;
 mod together;
 mod turns;
 
@@ -45,14 +45,15 @@ pub use accounts::{User, UserFile, UserFileError};
 pub use dns::ResolveError;
 use dns::Resolver;
 use reply::{Reply, reply};
+pub use shared_secrets::{Credential, Objection, SharedSecrets, SignError, Verdict};
 use turns::{Bounds, Turns, Waiting};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.
 const RUNNING_MAX: usize = 256;
-/// Requests of one kind that come in while the thread has no CPU; more are refused. It sorts them into its queue at once,
-/// whatever it waits for, so that no more of them stand here than come within a moment.
+/// Requests of one kind that may arrive while the thread has no CPU; more are refused. The thread sorts them into its
+/// queue at once, whatever it waits for, so that only the arrivals of a moment wait here.
 const ARRIVING_MAX: usize = 1 << 14;
-/// Reloads that may wait: whoever asks for one waits until it is done.
+/// Reloads that may wait: their asker waits until they are done.
 const RELOADS_WAITING_MAX: usize = 1;
 
 /// The running control plane. Dropping it tells the thread to stop, without waiting.
@@ -74,7 +75,7 @@ pub enum ControlError {
     /// No thread, or no runtime on it.
     #[error("the control thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),
-    /// The name servers are not known.
+    /// The name servers cannot be used.
     #[error("dns.servers: the system's resolver configuration cannot be used ({0}): list name servers there")]
     Resolver(#[source] NetError),
     /// The thread died.
@@ -86,17 +87,17 @@ pub enum ControlError {
 }
 
 impl Control {
-    /// Starts the thread, on a CPU that no data core uses if one is left over. To be called from a thread
-    /// that is not pinned: the new one inherits where it may run.
+    /// Starts the thread, on a CPU without a data core if one is left. Call it from a thread that is not pinned: the
+    /// new thread inherits its CPUs.
     ///
     /// # Errors
-    /// If there is no thread to be had, or no name server known.
+    /// If no thread can be started, or no name server is known.
     pub fn start(config: &Config) -> Result<Self, ControlError> {
         let settings = AccountsSettings::from(&config.auth);
         Self::start_with(config, move |ready| Accounts::new(&settings, ready))
     }
 
-    /// `accounts` is called on the thread, where tasks may be started.
+    /// `accounts` is called on the thread, where it may start tasks.
     fn start_with(
         config: &Config,
         accounts: impl FnOnce(AccountsReady) -> Accounts + Send + 'static,
@@ -151,8 +152,8 @@ impl Control {
         })
     }
 
-    /// Takes accounts and name servers from where this config says, their time-outs and what each asker may have, from
-    /// now on. Look-ups under way end as they began, those that wait are made by the new config, sessions do not notice.
+    /// Uses this config's accounts, name servers, time-outs and bounds from here on. Look-ups under way end as they
+    /// began, waiting ones follow the new config, and sessions are not affected.
     ///
     /// # Errors
     /// If the name servers cannot be used, the thread has died, or it does not answer in time; then nothing has changed.
@@ -179,13 +180,13 @@ impl Control {
         self.ready.clone()
     }
 
-    /// What data cores ask through.
+    /// The data cores' handle.
     #[must_use]
     pub fn handle(&self) -> ControlHandle {
         self.handle.clone()
     }
 
-    /// Stops the thread and waits for it, `patience` at most. Requests still waiting read as unavailable.
+    /// Stops the thread and waits for it, `patience` at most. Waiting requests read as unavailable.
     ///
     /// # Errors
     /// If the thread died of a panic or is still busy.
@@ -233,26 +234,26 @@ pub struct ControlHandle {
 #[derive(Debug)]
 struct Ask<Q, A> {
     who: Who,
-    /// What waits is part of what a look-up takes.
+    /// The time in the queue is part of a look-up's time.
     asked: Instant,
     question: Q,
     reply: Reply<Result<A, NoTurn>>,
 }
 
-/// Why something that was asked for had no turn.
+/// Why a request got no turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoTurn {
-    /// Too many wait, and of this asker's the most.
+    /// Too many wait, and this asker has the most.
     Full,
     /// It has waited as long as it may.
     Late,
-    /// The same, and what it waited for was its asker's own: as much as one may have was under way.
+    /// The same, because its asker already had as many under way as one may have.
     Share,
     /// The control thread is gone.
     Gone,
 }
 
-/// Leave to connect to a next hop; counted until it is dropped.
+/// Permission to connect to a next hop; counted until it is dropped.
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "held for what its end does")] oneshot::Sender<()>);
 
@@ -317,7 +318,7 @@ impl ControlHandle {
         [self.look_up.waiting(), self.resolve.waiting(), self.dial.waiting()]
     }
 
-    /// Looks up the account that these credentials name, in the turn of `who` has sent them.
+    /// Looks up the account that these credentials name, in the turn of `who`.
     pub async fn look_up(&self, who: Who, attempt: Attempt) -> Answer {
         self.look_up.ask(who, attempt).await.unwrap_or_else(|why| {
             Answer::Unavailable(match why {
@@ -329,18 +330,18 @@ impl ControlHandle {
         })
     }
 
-    /// The addresses of `host`: at least one, IPv4 first, at most one more than
-    /// `limits.addresses_per_name_max`, which tells that there are too many. In the turn of `who` wants to go there.
+    /// The addresses of `host`: at least one, IPv4 first, at most one more than `limits.addresses_per_name_max`, which
+    /// shows that there are too many. In the turn of `who`.
     ///
     /// # Errors
-    /// If there are none, or none are found in time.
+    /// If there are none, or none is found in time.
     pub async fn resolve(&self, who: Who, host: String) -> Result<Vec<IpAddr>, ResolveError> {
         let found = self.ask(who, Wanted::Host(host)).await?;
         Ok(found.into_iter().map(|address| address.ip()).collect())
     }
 
-    /// Where the relay of a domain listens, in the order in which it is to be tried this time: what SRV says, or else
-    /// the domain's own addresses at port 2855 (RFC 4976, section 8). As many as with [`resolve`](Self::resolve).
+    /// Where the relay of a domain listens, in the order to try this time: its SRV records, or else the domain's own
+    /// addresses at port 2855 (RFC 4976, section 8). As many as [`resolve`](Self::resolve) gives.
     ///
     /// # Errors
     /// If there is none, or none is found in time.
@@ -377,23 +378,23 @@ struct Queues {
     reloads: Receiver<Reload>,
 }
 
-/// What was asked and waits for its turn.
+/// The requests that wait for their turn.
 struct Queue<Q, A> {
     arrivals: Draining<Box<Ask<Q, A>>>,
     turns: Turns<Ask<Q, A>>,
-    /// How many wait in `turns`, for whoever wants to know.
+    /// How many wait in `turns`, for other threads.
     waiting: Arc<AtomicUsize>,
 }
 
-/// What holds for a queue, by the config of now.
+/// The present settings of a queue.
 struct Terms {
     bounds: Bounds,
     /// How long a request may wait and run.
     timeout: Duration,
 }
 
-/// A queue that leaves nobody waiting: what is in it when its reader goes is dropped there and then, for
-/// the askers hold the other end, and their own requests would stay in it for ever.
+/// Drops what is left in a queue when its reader goes. The askers hold the other end, so their own requests would
+/// otherwise stay in the queue for ever.
 struct Draining<T>(Receiver<T>);
 
 impl<T> Drop for Draining<T> {
@@ -403,9 +404,9 @@ impl<T> Drop for Draining<T> {
     }
 }
 
-/// Who answers.
+/// The answering side.
 struct Plane {
-    /// Those that stand in the config now; look-ups under way may still hold earlier ones.
+    /// The present accounts; look-ups under way may still hold earlier ones.
     accounts: RefCell<Rc<Accounts>>,
     ready: AccountsReady,
     /// As the accounts.
@@ -431,7 +432,7 @@ impl Plane {
             Terms { bounds, timeout: resolve_timeout }
         };
         let resolves = queues.resolves.serve(terms, |_| None, |due| Rc::clone(plane).resolve(due));
-        // Connects of one user take nothing from others: a connection has its place in `connections_max` already.
+        // Connects of one user take nothing from others: each connection has its place in `connections_max` already.
         let terms = || {
             let bounds = Bounds { running_max: usize::MAX, share_max: limits().dials_per_user_max };
             Terms { bounds, timeout: plane.connect_timeout.get() }
@@ -449,7 +450,7 @@ impl Plane {
 
     async fn take_reloads(&self, reloads: &Receiver<Reload>) {
         while let Ok(Reload { accounts, servers, limits, connect_timeout, done }) = reloads.recv().await {
-            // What may fail comes first, so that nothing has changed if it does.
+            // The steps that may fail come first, so that a failure changes nothing.
             let resolver = match Resolver::new(&servers, &limits) {
                 Ok(resolver) => resolver,
                 Err(error) => {
@@ -460,7 +461,7 @@ impl Plane {
             self.resolver.replace(Rc::new(resolver));
             self.limits.replace(Rc::new(limits));
             self.connect_timeout.set(connect_timeout);
-            // What the old backend says of itself from here on is no longer of interest.
+            // Later reports of the old backend do not matter.
             self.accounts.borrow().retire();
             let new = Rc::new(Accounts::new(&accounts, self.ready.clone()));
             self.accounts.replace(new);
@@ -504,7 +505,7 @@ struct Due<Q, A> {
 }
 
 impl<Q: 'static, A: 'static> Queue<Q, A> {
-    /// Answers each request in a task of its own when its turn comes, unless it can be answered `at_once`. A task that
+    /// Answers each request in a task of its own when its turn comes, unless `at_once` can answer it. A task that
     /// panics drops its reply, which the asker reads as unavailable; the others go on.
     async fn serve<F: Future<Output = ()> + 'static>(
         mut self,
@@ -557,7 +558,7 @@ impl<Q: 'static, A: 'static> Queue<Q, A> {
         }
     }
 
-    /// Whose time is over gets its answer, and no turn any more.
+    /// A request whose time is over gets its answer, and no turn.
     fn give_up_late(&mut self, bounds: Bounds, timeout: Duration) {
         let Some(asked_before) = Instant::now().checked_sub(timeout) else {
             return;
@@ -568,7 +569,7 @@ impl<Q: 'static, A: 'static> Queue<Q, A> {
     }
 }
 
-/// Waits until then; if there is no then, for ever.
+/// Waits until this time; without one, for ever.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,

@@ -1,13 +1,13 @@
 //! One answer to one question, from another thread.
 //!
-//! Invariant: whoever answers has done with the asker's waker before the asker can see the answer, or can cease to
-//! wait. Waker and answer stand behind one lock, and the waker is woken and dropped while it is held.
+//! Invariant: the answering thread has finished with the asker's waker before the asker can see the answer, or can
+//! cease to wait. Waker and answer are behind one lock, and the waker is woken and dropped while the lock is held.
 //!
-//! The invariant is what makes it safe to wait on an executor of glommio-ng 0.12.0. Its tasks are freed by their own
-//! thread, the handle's drop among the occasions, and there a reference that another thread has just counted down to
-//! nothing, in order to count it up again and send it home, is taken for gone: the task is freed twice. An asker that
-//! holds still until its waker is no longer in foreign hands never gets there. A usual oneshot channel makes no such
-//! promise; the queues of `async-channel` wake their listeners under the lock under which a listener leaves.
+//! The invariant makes it safe to wait on an executor of glommio-ng 0.12.0. Its tasks are freed by their own thread,
+//! for example when the handle is dropped. If another thread has just counted a reference down to zero, in order to
+//! count it up again and send the task home, the executor takes the reference for gone, and frees the task twice. An
+//! asker that does not move until no other thread holds its waker never gets there. A usual oneshot channel does not
+//! guarantee this; the queues of `async-channel` wake their listeners under the lock under which a listener leaves.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,16 +21,16 @@ pub(super) fn reply<T>() -> (Reply<T>, Asked<T>) {
 
 #[derive(Debug)]
 enum State<T> {
-    /// Not answered; who is to be woken.
+    /// Not answered; with the waker of the asker.
     Open(Option<Waker>),
     Answered(T),
-    /// Taken, given up, or never to be answered.
+    /// Taken, given up, or without an answer for good.
     Over,
 }
 
 type Shared<T> = Arc<Mutex<State<T>>>;
 
-/// Where the answer goes. Dropped without one, it tells the asker that there will be none.
+/// The answering end. Dropping it without an answer tells the asker that there will be none.
 #[derive(Debug)]
 pub(super) struct Reply<T>(Shared<T>);
 
@@ -40,7 +40,7 @@ impl<T> Reply<T> {
         matches!(*lock(&self.0), State::Open(_))
     }
 
-    /// Answers. Whoever asked may have stopped waiting; the answer is dropped then.
+    /// Answers. If the asker has stopped waiting, the answer is dropped.
     pub(super) fn send(self, answer: T) {
         settle(&self.0, State::Answered(answer));
     }
@@ -52,7 +52,7 @@ impl<T> Drop for Reply<T> {
     }
 }
 
-/// Where the answer comes from: ready with `None` if there will be none.
+/// The asking end: ready with `None` if there will be no answer.
 #[derive(Debug)]
 pub(super) struct Asked<T>(Shared<T>);
 
@@ -78,14 +78,13 @@ impl<T> Future for Asked<T> {
 
 impl<T> Drop for Asked<T> {
     fn drop(&mut self) {
-        // With it the waker, on the asker's own thread. An answer that was not taken may do something when it is dropped:
-        // not under the lock.
+        // Drops the waker too, on the asker's own thread. But not under the lock: dropping an answer may have effects.
         let over = std::mem::replace(&mut *lock(&self.0), State::Over);
         drop(over);
     }
 }
 
-/// Ends an open question; the lock is held until the waker is gone.
+/// Ends an open question; holds the lock until the waker is gone.
 fn settle<T>(shared: &Shared<T>, end: State<T>) {
     let mut state = lock(shared);
     if let State::Open(waker) = &mut *state {
@@ -97,7 +96,7 @@ fn settle<T>(shared: &Shared<T>, end: State<T>) {
     }
 }
 
-/// Nothing but a waker can panic while it is held, and then the state is whole.
+/// Only a waker can panic while the lock is held, and then the state is whole.
 fn lock<T>(shared: &Shared<T>) -> MutexGuard<'_, State<T>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -113,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// A waker that takes its time, as when the kernel lends the CPU to somebody else in the middle of it.
+    /// A slow waker, as if the kernel gave the CPU to another thread in the middle of it.
     struct Slow {
         woken: mpsc::SyncSender<()>,
     }
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gives_up_has_its_waker_to_itself_again() {
+    fn asker_that_gives_up_has_its_waker_to_itself_again() {
         let (reply, mut asked) = reply::<()>();
         let (counted, waker, is_woken) = slow();
         assert!(Pin::new(&mut asked).poll(&mut Context::from_waker(&waker)).is_pending());
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_nobody_answers_is_over_and_an_answer_nobody_waits_for_is_dropped() {
+    fn question_without_an_answer_ends_and_unawaited_answer_is_dropped() {
         let (reply, asked) = reply::<()>();
         drop(reply);
         assert_eq!(futures_lite::future::block_on(asked), None);

@@ -14,7 +14,7 @@ use super::*;
 use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrp_relay_core::{AddressKey, UserKey};
 
-/// Only against hanging: nothing is right or wrong because of it.
+/// Only against hanging: no result depends on it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config(extra: &str) -> Config {
@@ -132,11 +132,11 @@ fn full_queue_refuses_the_asker_with_most_in_it_and_the_end_all() {
     let mut crowd: Vec<_> = (0..17).map(|_| ask("192.0.2.1")).collect();
     begin(&mut crowd);
     until_waiting(&control, [16, 0, 0]);
-    // Another one of theirs is one too many; of another address it is one of theirs that goes, the last.
+    // One more of theirs is one too many; one of another address pushes out the last of theirs.
     assert!(matches!(block_on(ask("192.0.2.1")), Answer::Unavailable(WhyUnavailable::Busy)));
     let mut newcomers: Vec<_> = (0..2).map(|_| ask("192.0.2.2")).collect();
     begin(&mut newcomers);
-    // The first one's turn comes at once, and leaves room for the second.
+    // The first one's turn comes at once, which makes room for the second.
     let pushed_out = crowd.pop().unwrap();
     assert!(matches!(block_on(pushed_out), Answer::Unavailable(WhyUnavailable::Busy)));
     until_waiting(&control, [16, 0, 0]);
@@ -153,7 +153,7 @@ fn full_queue_refuses_the_asker_with_most_in_it_and_the_end_all() {
     assert_eq!(block_on(handle.turn_to_dial(who("alice"))).unwrap_err(), NoTurn::Gone);
 }
 
-/// Asks for an account as if that had been `time` ago, so that the request has been in the queue for as long.
+/// Asks for an account as if `time` ago, as if the request had been in the queue for as long.
 fn asked_before(control: &Control, time: Duration, user: usize) -> Pin<Box<Asked<Result<Answer, NoTurn>>>> {
     let (reply, answer) = reply();
     let (who, question) = (address("192.0.2.1"), attempt(&format!("user{user}"), "example.com"));
@@ -162,7 +162,7 @@ fn asked_before(control: &Control, time: Duration, user: usize) -> Pin<Box<Asked
     Box::pin(answer)
 }
 
-// The time in the queue is given, not waited for: how fast the machine is decides nothing.
+// The time in the queue is given, not waited for: the machine's speed decides nothing.
 #[test]
 fn time_in_the_queue_is_part_of_the_time_out_and_what_is_late_has_no_turn_any_more() {
     const TIME_OUT: Duration = Duration::from_secs(60);
@@ -186,7 +186,7 @@ fn time_in_the_queue_is_part_of_the_time_out_and_what_is_late_has_no_turn_any_mo
         "{late:?}"
     );
     begin(&mut running);
-    // All turns are taken: what is late does not wait for one.
+    // All turns are taken: a late request does not wait for one.
     let had_turns = asked() + 1;
     running.push(asked_before(&control, Duration::ZERO, RUNNING_MAX));
     until_asked(had_turns);
@@ -200,7 +200,7 @@ fn time_in_the_queue_is_part_of_the_time_out_and_what_is_late_has_no_turn_any_mo
     control.stop(PATIENCE).unwrap();
 }
 
-// What the test before this one gives: a request says when it was asked, not when it was received.
+// The test above sets the time itself: a request carries the time of asking, not of receipt.
 #[test]
 fn request_carries_the_time_at_which_it_was_asked() {
     let (asking, queue) = queue::<(), ()>(1);
@@ -221,7 +221,7 @@ fn look_ups_that_had_no_turn_in_time_for_their_own_share_say_so() {
     begin(&mut both);
     let answers = both.map(block_on);
     assert!(matches!(answers[0], Answer::Unavailable(WhyUnavailable::Late)), "{answers:?}");
-    // Both are over at nearly the same time: what it waited for may have ended just before.
+    // Both end at nearly the same time: what it waited for may have ended just before.
     assert!(
         matches!(answers[1], Answer::Unavailable(WhyUnavailable::Share | WhyUnavailable::Late)),
         "{answers:?}"
@@ -252,7 +252,7 @@ fn requests_whose_asker_is_gone_count_until_they_end_and_begin_no_more() {
     let mut waiting: Vec<_> = (0..3).map(|_| ask("192.0.2.1")).collect();
     begin(&mut waiting);
     until_waiting(&control, [3, 0, 0]);
-    // By the time that something else has been answered twice, those that have their turn have begun.
+    // By the time that another request has been answered twice, those that have their turn have begun.
     for _ in 0..2 {
         assert!(resolve(&control, "192.0.2.1").is_ok());
     }
@@ -277,7 +277,7 @@ outbound: {connect_timeout: 60s}",
     let mut third = [turn("alice")];
     begin(&mut third);
     until_waiting(&control, [0, 0, 1]);
-    // Others have their own, the first of which is not held up by the one that waits.
+    // Others have their own turns; the waiting one does not hold up their first.
     let _of_bob = block_on(turn("bob")).unwrap();
     begin(&mut third);
     drop(first);
@@ -321,7 +321,7 @@ fn reload_while_queues_are_full_takes_accounts_and_shares_for_those_that_wait() 
 }
 
 #[test]
-fn a_dropped_plane_answers_nobody_but_leaves_nobody_waiting() {
+fn dropped_plane_ends_every_request_without_an_answer() {
     let control = plane(Accounts::silent, "limits: {lookup_timeout: 60s}");
     let handle = control.handle();
     drop(control);
@@ -333,7 +333,7 @@ fn a_reload_exchanges_the_accounts_for_those_who_ask_from_then_on() {
     let users = |user: &str| {
         config(&format!("auth: {{memory: {{users: [{{user: '{user}@example.com', password: secret}}]}}}}\n"))
     };
-    let control = Control::start_with(&users("nobody"), Accounts::silent).unwrap();
+    let control = Control::start_with(&users("absent"), Accounts::silent).unwrap();
     assert!(!control.accounts_ready().is_ready());
     for (user, found) in [("alice", true), ("bob", false)] {
         control.reload(&users(user), PATIENCE).unwrap();
@@ -350,13 +350,13 @@ fn secrets_are_never_printed() {
 
 // -- names -----------------------------------------------------------------------------------------
 
-/// A question as it came, and who asked it.
+/// A question, and its sender.
 type Query = (Vec<u8>, SocketAddr);
 
-/// A name server that answers by the first letters of the name asked for.
+/// A name server that answers by the first letters of the asked name.
 struct NameServer {
     address: SocketAddr,
-    /// Questions for `late`, and who asked them; they are answered when the test says so.
+    /// Questions for `late`, and their senders; answered when the test says so.
     late: Arc<Mutex<Vec<Query>>>,
     socket: UdpSocket,
     thread: Option<JoinHandle<()>>,
@@ -372,7 +372,7 @@ impl NameServer {
             let mut query = [0; 1500];
             loop {
                 let (length, from) = socket.recv_from(&mut query).unwrap();
-                // Nothing is what `drop` sends.
+                // `drop` sends nothing.
                 if length == 0 {
                     return;
                 }
@@ -506,7 +506,7 @@ fn silent_names_of_one_user_leave_room_for_those_of_others() {
     for _ in 0..3 {
         assert!(resolve(&control, "both.example.com").is_ok());
     }
-    // One of theirs made room each time that the queue was full.
+    // One of theirs made room each time the queue was full.
     assert!(control.handle().waiting()[1] >= 63);
     control.stop(PATIENCE).unwrap();
 }
@@ -520,13 +520,13 @@ fn one_name_that_several_users_ask_for_is_asked_for_once_and_each_waits_in_its_o
     let ask = |user: &str| Box::pin(handle.resolve(who(user), "late.example.com".to_owned()));
     let mut asking: Vec<_> = ["alice", "bob", "carol"].into_iter().map(ask).collect();
     begin(&mut asking);
-    // By the time that something which was asked after them is answered, the others wait for that question.
+    // By the time that a later request is answered, the others wait for that question.
     assert!(block_on(handle.resolve(who("dave"), "192.0.2.1".to_owned())).is_ok());
-    // The first one who asks goes, the question goes on.
+    // The first asker goes, and the question goes on.
     server.until_asked();
     drop(asking.remove(0));
-    // What comes later is not answered: all are served by what has been asked until now. How often that was repeated
-    // meanwhile depends on the machine.
+    // Later questions get no answer: the one so far serves all of them. How often it was repeated meanwhile depends on
+    // the machine.
     server.answer_now();
     for one in asking {
         assert_eq!(block_on(one).map(|found| found.len()), Ok(2));

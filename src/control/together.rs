@@ -1,7 +1,7 @@
-//! One question for all who ask the same at the same time.
+//! One question for all askers of the same at the same time.
 //!
-//! Invariant: if the one who put the question gives up, meets a bug, or hears what holds for itself alone, one of the
-//! others puts it again, in its own time.
+//! Invariant: if the first asker gives up, meets a bug, or gets an answer for itself alone, another asker puts the
+//! question again, in its own time.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::hash::Hash;
 
 use tokio::sync::oneshot;
 
-/// Questions under way, and who waits for what will be said.
+/// Questions under way, and the askers that wait for their answers.
 #[derive(Debug)]
 pub(super) struct Together<Q, A> {
     under_way: RefCell<HashMap<Q, Vec<oneshot::Sender<A>>>>,
@@ -18,7 +18,7 @@ pub(super) struct Together<Q, A> {
 }
 
 impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
-    /// `holds_for_all`: whether an answer is one for the others, too.
+    /// `holds_for_all`: whether an answer also holds for the other askers.
     pub(super) fn new(holds_for_all: fn(&A) -> bool) -> Self {
         Self { under_way: RefCell::default(), holds_for_all }
     }
@@ -48,7 +48,7 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
                     }
                     return answer;
                 }
-                // Who asked had less time left, or met a bug: then one of those who waited asks.
+                // The first asker had less time left, or met a bug: one of the waiting ones asks again.
                 Some(waiting) => {
                     if let Ok(answer) = waiting.await {
                         return answer;
@@ -64,14 +64,14 @@ impl<Q: Clone + Eq + Hash, A: Clone> Together<Q, A> {
     }
 }
 
-/// A question that is over when this is dropped, whatever ended it.
+/// Ends a question when it is dropped, for whatever reason.
 struct UnderWay<'a, Q: Eq + Hash, A> {
     all: &'a Together<Q, A>,
     question: Q,
 }
 
 impl<Q: Eq + Hash, A> UnderWay<'_, Q, A> {
-    /// Those who wait.
+    /// Takes the waiting askers.
     fn end(&self) -> Vec<oneshot::Sender<A>> {
         self.all.under_way.borrow_mut().remove(&self.question).unwrap_or_default()
     }
@@ -79,7 +79,7 @@ impl<Q: Eq + Hash, A> UnderWay<'_, Q, A> {
 
 impl<Q: Eq + Hash, A> Drop for UnderWay<'_, Q, A> {
     fn drop(&mut self) {
-        // If there are any left, there is no answer for them: they see that they were dropped.
+        // The askers that are left get no answer: they see that their channel was dropped.
         drop(self.end());
     }
 }

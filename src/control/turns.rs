@@ -1,19 +1,19 @@
-//! Whose turn it is: a queue in which each asker waits behind its own requests, and not behind those of others.
+//! A queue in which each asker waits behind its own requests, and not behind those of others.
 //!
 //! An asker is a user, an address or a relay ([`Who`]). The askers take turns, one request each. How many of an
 //! asker's requests may run at once is bounded, and so is how many run and wait in all. When the queue is full, the
 //! asker with the most requests in it loses its newest one.
 //!
-//! Invariants: an asker stands in the ring once, if it has something waiting and may have its turn; what has run is
-//! counted until [`Turns::end`]; nothing is kept for an asker that has nothing here.
-//! Must not know: what is asked, how it is answered, what time it is. Every operation costs the logarithm of what waits.
+//! Invariants: an asker stands in the ring once, if it has a waiting request and may have its turn; a running request
+//! counts until [`Turns::end`]; nothing is kept for an asker without requests. Must not know what is asked, how it is
+//! answered, or what time it is. Every operation costs the logarithm of the number of waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use msrp_relay_core::Who;
 
-/// How much may run at once.
+/// How many requests may run at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// In all.
@@ -26,12 +26,12 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     waiting_max: usize,
-    /// In the order of their coming; an asker's own are in that order, too.
+    /// In the order of arrival, also within one asker.
     waiting: BTreeMap<u64, Waiting<T>>,
     askers: HashMap<Who, Asker>,
-    /// Who has the next turn, and the one after that.
+    /// The asker with the next turn, and the ones after it.
     ring: BTreeMap<u64, Who>,
-    /// Askers with something waiting, by how much it is.
+    /// Askers with waiting requests, by their number.
     by_length: BTreeSet<(usize, Who)>,
     running: usize,
     next_number: u64,
@@ -50,7 +50,7 @@ struct Asker {
     /// Numbers of its requests.
     waiting: VecDeque<u64>,
     running: usize,
-    /// Its place in the ring. One without a place has nothing waiting, or has had its share.
+    /// Its place in the ring. An asker without one has nothing waiting, or has its full share running.
     place: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ impl<T> Turns<T> {
         self.waiting.first_key_value().map(|(_, first)| first.asked)
     }
 
-    /// One more waits. Returns the one that does not any more, if there were too many: it may be the same.
+    /// Adds a request. If there are too many, returns the one that is pushed out, which may be the same.
     pub(super) fn push(&mut self, request: Waiting<T>) -> Option<T> {
         let mut lost = None;
         if self.waiting.len() >= self.waiting_max {
@@ -97,7 +97,7 @@ impl<T> Turns<T> {
         lost
     }
 
-    /// The next request to run, if another one may. [`end`](Self::end) says when it has.
+    /// The next request to run, if another one may. The caller calls [`end`](Self::end) when it has run.
     pub(super) fn next(&mut self, bounds: Bounds) -> Option<Waiting<T>> {
         while self.running < bounds.running_max {
             let (_, who) = self.ring.pop_first()?;
@@ -106,7 +106,7 @@ impl<T> Turns<T> {
             };
             asker.place = None;
             if asker.running >= bounds.share_max {
-                // It is back when one of its own ends.
+                // The asker is back when one of its own ends.
                 continue;
             }
             let Some(number) = asker.waiting.front().copied() else {
@@ -123,7 +123,7 @@ impl<T> Turns<T> {
         None
     }
 
-    /// One of this asker's does not run any more.
+    /// One of this asker's requests has ended.
     pub(super) fn end(&mut self, who: Who) {
         if let Some(asker) = self.askers.get_mut(&who) {
             asker.running = asker.running.saturating_sub(1);
@@ -133,8 +133,8 @@ impl<T> Turns<T> {
         self.forget_idle(who);
     }
 
-    /// Takes out the request that has waited longest, if it was asked before `time`. True: it has waited for its
-    /// asker's own, which have all that one may have.
+    /// Takes out the request that has waited longest, if it was asked before `time`. True: it waited because its asker
+    /// already had its full share running.
     pub(super) fn late(&mut self, time: Instant, bounds: Bounds) -> Option<(T, bool)> {
         let (number, first) = self.waiting.first_key_value()?;
         if first.asked > time {
@@ -175,7 +175,7 @@ impl<T> Turns<T> {
         Some(taken)
     }
 
-    /// Behind all others, unless it is there.
+    /// Puts an asker behind all others, unless it is in the ring.
     fn enter_ring(&mut self, who: Who) {
         let place = self.number();
         if let Some(asker) = self.askers.get_mut(&who)
@@ -217,7 +217,7 @@ mod tests {
         Who::User(UserKey::new(name, "example.com"))
     }
 
-    /// A queue, and requests that are numbered in the order of their coming.
+    /// A queue, and requests numbered in the order of arrival.
     struct Queue {
         turns: Turns<(String, usize)>,
         began: Instant,
@@ -229,7 +229,7 @@ mod tests {
             Self { turns: Turns::new(waiting_max), began: Instant::now(), count: 0 }
         }
 
-        /// Who lost a request by it.
+        /// The asker that lost a request by this one.
         fn ask(&mut self, name: &str) -> Option<String> {
             let asked = self.began + Duration::from_secs(self.count as u64);
             let request = (name.to_owned(), self.count);
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(queue.order(2), "");
         queue.turns.end(who("crowd"));
         assert_eq!(queue.order(2), "crowd");
-        // A share that was raised holds from the next end on, one that was lowered at once.
+        // A raised share holds from the next end on, a lowered one at once.
         queue.turns.end(who("crowd"));
         assert_eq!(queue.order(1), "");
         queue.turns.end(who("crowd"));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     proptest! {
-        // Whatever happens in whatever order: bounds hold, nothing is lost or twice, nothing is left behind.
+        // Whatever happens in whatever order: bounds hold, nothing is lost or served twice, nothing is left behind.
         #[test]
         fn bounds_hold_and_nothing_is_lost_or_kept(
             steps in prop::collection::vec((0..4_u8, 0..5_usize), 1..400),
@@ -387,7 +387,7 @@ mod tests {
                 prop_assert_eq!(by_length.iter().map(|(length, _)| length).sum::<usize>(), waiting.len());
                 prop_assert!(askers.values().all(|asker| asker.running > 0 || !asker.waiting.is_empty()));
             }
-            // Who waits has its turn in the end.
+            // Every waiting request has its turn in the end.
             while !running.is_empty() || queue.turns.len() > 0 {
                 while let Some(next) = queue.turns.next(bounds) {
                     running.push(NAMES.into_iter().find(|name| *name == next.request.0).unwrap());

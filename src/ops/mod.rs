@@ -1,7 +1,8 @@
 //! What an operator needs around the relay.
 //!
-//! [`import`] reads the config of the relay that is there today; [`service`] speaks with the service manager; [`admin`] lets an operator look into a relay that runs; [`metrics`] shows its
-//! figures over HTTP. Must not know: connections, how a relay is started. The programs call it; nothing here calls back.
+//! [`import`] reads the config of the relay to be replaced; [`service`] speaks with the service manager; [`admin`] lets
+//! an operator look into a running relay; [`metrics`] shows its figures over HTTP. Must not know connections, or how a
+//! relay is started. The programs call it; nothing here calls back.
 
 pub mod admin;
 pub mod import;

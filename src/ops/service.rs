@@ -1,8 +1,8 @@
-//! What the service manager is told, through the socket that it names in NOTIFY_SOCKET.
+//! Notifies the service manager, through the socket that NOTIFY_SOCKET names.
 //!
-//! Invariants: where no service manager listens, everything here does nothing; its watchdog is fed only after a span of
-//! time in which every core has worked, so one that is stuck, dead, or dies again and again, starves it.
-//! Must not know: what a core does; it sees counts that rise.
+//! Invariants: without a service manager, everything here does nothing; its watchdog is fed only after a span of time
+//! in which every core has worked, so a core that is stuck, dead, or dies repeatedly, starves it. Must not know what a
+//! core does; it sees counts that rise.
 
 use std::fmt::Write as _;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -15,8 +15,8 @@ use crate::telemetry::PUBLISHED_EVERY;
 
 /// Feedings within the time that the service manager grants: two may fail.
 const FEEDINGS: u32 = 3;
-/// A core is alive if it has beaten this part of what it should have: a machine may be slow, but a core that is
-/// started again and again beats once in each of its lives.
+/// A core is alive if it has beaten this part of the expected number: a machine may be slow, but a core that restarts
+/// repeatedly beats once in each of its lives.
 const BEATS_DUE: u32 = 4;
 
 /// The relay listens and every core is up, also after a reload. `status` is for people.
@@ -32,40 +32,40 @@ pub fn reloading() {
     }
 }
 
-/// The other process has died and this one serves again: the service manager follows it as before.
+/// The successor has died and this process serves again: the service manager follows it as before.
 pub fn taken_back(status: &str) {
     tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The other process has ended in order while this one still drains: this is the last one of the service.
+/// The successor has ended in order while this process still drains: this is the last process of the service.
 pub fn followed_again() {
     tell(&[NotifyState::MainPid(std::process::id())]);
 }
 
-/// What people are shown, and nothing else.
+/// Sets the status line for people, and nothing else.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// Another process of the service takes over; the service manager follows that one from here on.
+/// A successor takes over; the service manager follows it from here on.
 pub fn succeeded_by(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);
 }
 
-/// How long the service manager waits from each [`draining`] on: three of them may get lost. Enough, too, for the end in
-/// order that follows the last one.
+/// How long the service manager waits after each [`draining`]: three of them may get lost. Also enough for the orderly
+/// end after the last one.
 const DRAINING_GRANTED: Duration = Duration::from_secs(40);
-/// How often [`draining`] is to be said.
+/// How often to call [`draining`].
 pub const DRAINING_SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// The relay ends as soon as its sessions are over, or have had their time. The manager's own time-out is prolonged.
+/// The relay ends once its sessions have ended, or have had their time. Prolongs the manager's own time-out.
 pub fn draining(sessions: u64) {
     let status = format!("Draining; sessions left: {sessions}");
     let granted = u32::try_from(DRAINING_GRANTED.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(granted), NotifyState::Status(&status)]);
 }
 
-/// The relay ends.
+/// The relay is ending.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("Closing connections")]);
 }
@@ -84,17 +84,17 @@ pub struct Watchdog {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a [`Watchdog`] has to say.
+/// A [`Watchdog`]'s verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Every core has worked.
     Alive,
-    /// These have not; the watchdog goes hungry.
+    /// These have not; the watchdog is not fed.
     Silent(Vec<usize>),
 }
 
 impl Watchdog {
-    /// Begins, if the service manager asked for it. `beats` tells how often each core has beaten so far.
+    /// Begins, if the service manager asked for it. `beats` returns how often each core has beaten so far.
     pub fn start(beats: impl Fn() -> Vec<u64> + Send + 'static) -> Option<Self> {
         let granted = sd_notify::watchdog_enabled()?;
         let mut silent = false;
@@ -119,8 +119,8 @@ impl Watchdog {
         Self::start_with(granted, beats, tell)
     }
 
-    /// The same with the time that is granted, and with somebody else who is told. `None` if there is no thread to be
-    /// had, which the service manager will notice.
+    /// The same with this time, and another receiver of the verdicts. `None` if no thread can be started, which the
+    /// service manager will notice.
     #[doc(hidden)]
     pub fn start_with(
         granted: Duration,
@@ -150,12 +150,12 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // A feeder that panicked has said so, and the watchdog has gone hungry.
+        // A feeder that panicked has logged it, and the watchdog was not fed.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Who has worked between two looks.
+/// The verdict on the cores between two looks.
 fn judge(before: &[u64], now: &[u64], span: Duration) -> Finding {
     let beats = u64::try_from(span.as_millis() / PUBLISHED_EVERY.as_millis()).unwrap_or(u64::MAX);
     let due = (beats / u64::from(BEATS_DUE)).max(1);
@@ -185,7 +185,7 @@ mod tests {
         // Ten seconds hold forty beats.
         assert_eq!(judge(&[0], &[10], TEN_SECONDS), Finding::Alive);
         assert_eq!(judge(&[0], &[9], TEN_SECONDS), Finding::Silent(vec![0]));
-        // A span shorter than a few beats asks for one.
+        // A span shorter than a few beats needs one.
         assert_eq!(judge(&[0], &[1], Duration::from_millis(300)), Finding::Alive);
         assert_eq!(judge(&[1], &[1], Duration::from_millis(300)), Finding::Silent(vec![0]));
     }

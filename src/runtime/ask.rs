@@ -1,6 +1,6 @@
-//! What an operator may ask of a core, and what the core answers: plain data that crosses threads.
+//! An operator's questions to a core, and its answers: plain data that crosses threads.
 //!
-//! Must not know: how a core finds the answer, who asks.
+//! Must not know how a core finds the answer, or who asks.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, SyncSender};
@@ -8,30 +8,32 @@ use std::time::{Duration, Instant};
 
 use msrp_relay_core::{Far, SessionView};
 
-/// The least that must be given of a session's id: the rest of what the log shows may be left out.
+/// The shortest accepted prefix of a session's id: the log shows two characters more.
 pub const PREFIX_CHARS_MIN: usize = 8;
 
-/// What a core is asked.
+/// A question to a core.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// All its sessions, in slices; the sender is dropped behind the last of them.
+    /// For all its sessions, in slices; the sender is dropped after the last one.
     Sessions(mpsc::Sender<Vec<SessionLine>>),
     /// To show heads.
     Trace(TraceOrder),
-    /// To end the session whose id begins like that.
+    /// To end the session with this prefix.
     Close { prefix: String, reply: mpsc::Sender<Closed> },
 }
 
 /// One session, for an operator.
 #[derive(Clone, Debug)]
 pub struct SessionLine {
-    /// The core it is at home on.
+    /// The core it lives on.
     pub core: usize,
-    /// What the relay says of it.
+    /// The relay's view of it.
     pub view: SessionView,
-    /// Where its client comes from; `None`: its connection is ending, or it is behind a relay.
+    /// The client's address; `None`: its connection is ending, or the client is behind a relay.
     pub client: Option<SocketAddr>,
-    /// Where its other side is, if that is a connection of the same core.
+    /// What its client has come by: `tls`, `tcp`, `wss` or `ws`; `None` where there is no such connection.
+    pub transport: Option<&'static str>,
+    /// The other side's address, if that is a connection of the same core.
     pub far: Option<SocketAddr>,
 }
 
@@ -42,7 +44,7 @@ impl SessionLine {
         self.client.map(|address| address.to_string()).or_else(|| self.view.relay.clone())
     }
 
-    /// Who is, or was, at the other side: an address, a host and port, or `session` and the prefix of an id.
+    /// The other side, also after it is gone: an address, a host and port, or `session` and the prefix of an id.
     #[must_use]
     pub fn peer(&self) -> Option<String> {
         self.view.far.as_ref().map(|far| match far {
@@ -54,7 +56,7 @@ impl SessionLine {
     }
 }
 
-/// Whose sessions are meant.
+/// The user or session that an operator names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted(String);
 
@@ -65,21 +67,27 @@ impl Wanted {
         Self(text)
     }
 
-    /// As it was given.
+    /// The operator's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a session is meant.
+    /// Whether this names a session.
     #[must_use]
     pub fn means(&self, view: &SessionView) -> bool {
-        let prefix = self.0.len() >= PREFIX_CHARS_MIN
-            && (view.session.starts_with(&self.0) || self.0.starts_with(&view.session));
-        prefix || self.means_user(&view.user, &view.realm)
+        self.means_one(&view.session, (&view.user, &view.realm))
     }
 
-    /// Whether a user is meant.
+    /// The same for the prefix of its id, its user and its realm.
+    #[must_use]
+    pub fn means_one(&self, session: &str, (user, realm): (&str, &str)) -> bool {
+        let prefix =
+            self.0.len() >= PREFIX_CHARS_MIN && (session.starts_with(&self.0) || self.0.starts_with(session));
+        prefix || self.means_user(user, realm)
+    }
+
+    /// Whether this names a user.
     #[must_use]
     pub fn means_user(&self, user: &str, realm: &str) -> bool {
         let behind = || self.0.strip_prefix(user).and_then(|rest| rest.strip_prefix('@'));
@@ -87,10 +95,10 @@ impl Wanted {
     }
 }
 
-/// What came of ending a session.
+/// The result of ending a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// It ends.
+    /// The session ends.
     Done {
         /// Prefix of its id.
         session: String,
@@ -99,13 +107,15 @@ pub enum Closed {
         /// The realm.
         realm: String,
     },
-    /// There is none that begins like that.
+    /// It was opened on that core and has moved to this one.
+    MovedTo(usize),
+    /// No session has this prefix.
     NoSuchSession,
-    /// There are so many.
+    /// This many sessions have it.
     Ambiguous(usize),
 }
 
-/// What a core is told of a trace.
+/// A trace, as a core gets it.
 #[derive(Clone, Debug)]
 pub(crate) struct TraceOrder {
     pub(crate) wanted: Wanted,
@@ -128,7 +138,7 @@ pub enum Direction {
 pub struct TracedHead {
     /// The core it was on.
     pub core: usize,
-    /// Since the trace began.
+    /// The time since the trace began.
     pub at: Duration,
     /// Prefix of the id of the session whose connection it was on.
     pub session: String,
@@ -138,6 +148,6 @@ pub struct TracedHead {
     pub direction: Direction,
     /// Its bytes, secrets included, up to the first 4096.
     pub bytes: Vec<u8>,
-    /// Heads of this core that found no room before it.
+    /// Heads of this core that were dropped before it for lack of room.
     pub dropped: u64,
 }

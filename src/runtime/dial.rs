@@ -1,9 +1,8 @@
-//! Connecting out to a next hop (RFC 4976, 6.4; norms S2 and S3).
+//! Connects to a next hop (RFC 4976, 6.4; reqs S2 and S3).
 //!
-//! Names are resolved on the control plane, and connects wait there for their turn, so that no user's next hops hold up
-//! another's; every address is judged by the egress policy after DNS,
-//! and the address that was judged is the one connected to. Towards the client every failure is the
-//! same 408; the log tells them apart.
+//! The control plane resolves names, and connects wait there for their turn, so that no user's next hops hold up
+//! another's. The egress policy judges every address after DNS, and the connection goes to the judged address. The
+//! client gets the same 408 for every failure; the log tells them apart.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -50,7 +49,7 @@ enum DialError {
     Connect(SocketAddr, #[source] std::io::Error),
 }
 
-/// Connects to what the relay asks for, for as long as the core runs.
+/// Connects to the next hops that the relay asks for, as long as the core runs.
 pub(super) async fn serve(core: Rc<Shared>) {
     loop {
         let dial = core.dials.next().await;
@@ -58,7 +57,7 @@ pub(super) async fn serve(core: Rc<Shared>) {
     }
 }
 
-/// Opens the connection that the relay asked for, unless it gives it up meanwhile.
+/// Opens the connection that the relay asked for, unless the relay gives it up meanwhile.
 async fn open(core: Rc<Shared>, Dial { peer, target, who, given_up }: Dial) {
     let abandoned = async {
         given_up.wait().await;
@@ -144,8 +143,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and with it
-    /// the count; better one too many than none at all.
+    /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and its count with
+    /// it; one connect too many is better than none at all.
     async fn turn_to_dial(&self, who: Who) -> Result<Option<Turn>, DialError> {
         match engine::from_outside(self.control.turn_to_dial(who)).await {
             Ok(turn) => Ok(Some(turn)),
@@ -161,9 +160,9 @@ impl Shared {
         }
     }
 
-    /// Another process of this relay is a next hop like any other, but for the network between.
+    /// Another process of this relay is a next hop like any other, without a network between.
     fn connect_to_generation(&self, home: CoreId, target: &Target) -> Result<Link, DialError> {
-        let transport = Transport { secure: target.secure, port: target.port };
+        let transport = Transport { secure: target.secure, port: target.port, websocket: false };
         let address = self.own.iter().find(|own| own.port() == target.port);
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
         // That process is this relay.
@@ -204,17 +203,17 @@ impl Shared {
         found
     }
 
-    /// Whether a connection leads back to this process: a socket that listens on all addresses of a port has
-    /// those, too, from which a process connects to itself.
+    /// Whether a connection leads back to this process: a socket that listens on all addresses of a port has also those
+    /// from which a process connects to itself.
     fn is_own(&self, address: SocketAddr, socket: &Socket) -> bool {
         let everywhere = |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port();
-        // The kernel has the last word on where that is.
+        // The kernel knows where the connection really leads.
         let reached = socket.peer_addr().is_ok_and(|reached| self.own.contains(&reached));
         let is_here = || socket.local_addr().is_ok_and(|local| local.ip() == address.ip());
         reached || self.own.iter().any(everywhere) && is_here()
     }
 
-    /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.
+    /// A relay must prove its name, whatever the policy for endpoints; endpoints are usually self-signed.
     fn client_tls(&self, target: &Target, policy: EndpointTls) -> Result<TlsConn, DialError> {
         let tls = &self.config().tls;
         let config = match (target.relay, policy) {

@@ -1,4 +1,4 @@
-//! Why the relay could not start, or not go on with another config.
+//! Why the relay cannot start, or cannot continue with another config.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub enum StartError {
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The new certificates are not for the name that the relay goes by until it ends.
+    /// The new certificates do not cover the name that the relay keeps until it ends.
     #[error(
         "hostname: {0} stands in the URIs of a relay that runs, and no certificate of the new config is for it: name one \
          that is, or restart the relay"
@@ -34,7 +34,7 @@ pub enum StartError {
     Core {
         /// Position of the core.
         index: usize,
-        /// The CPU it was to be pinned to.
+        /// The CPU to pin it to.
         cpu: usize,
         /// What the engine said.
         reason: String,
@@ -42,7 +42,7 @@ pub enum StartError {
     /// The operating system refuses something.
     #[error("{what}: {source}")]
     System {
-        /// What was asked of it.
+        /// The operation.
         what: &'static str,
         /// What it said.
         #[source]

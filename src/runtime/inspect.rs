@@ -1,10 +1,10 @@
-//! Looking into the cores from outside, on behalf of an operator.
+//! Looks into the cores from outside, on behalf of an operator.
 //!
-//! A question is asked on a thread of its own, which may wait; a core answers between two other things, in small slices,
-//! and waits for no reader.
+//! A thread of its own asks, and may wait. A core answers between two other tasks, in small slices, and waits for no
+//! reader.
 //!
-//! Invariants: what leaves a core is what [`SessionView`](msrp_relay_core::SessionView) has, and addresses; a core that is
-//! dead, stuck or full is reported, not waited for; an inbox is kept here no longer than its core lives.
+//! Invariants: only the content of a [`SessionView`](msrp_relay_core::SessionView), and addresses, leave a core; a core
+//! that is dead, stuck or full is reported, not waited for; an inbox is kept here no longer than its core lives.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,26 +23,28 @@ use msrp_relay_core::{Found, Input, home_of_prefix};
 
 /// How long a core may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Heads that wait for their reader: some megabytes at most.
+/// How long a session that moves is given to arrive before it is looked for again.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
+/// Heads that may wait for their reader: some megabytes at most.
 pub const HEADS_WAITING_MAX: usize = 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// It is dead, or about to be started again.
+    /// The core is dead, or about to be restarted.
     #[error("core {0} is not running; it is started again by itself: try again, and see the log")]
     Down(usize),
-    /// It does not answer in time.
+    /// The core does not answer in time.
     #[error("core {0} does not answer: it is overloaded or stuck; see the log")]
     Silent(usize),
-    /// So few characters may mean many.
+    /// A shorter prefix may mean many sessions.
     #[error(
         "give at least the first {PREFIX_CHARS_MIN} characters of the session's id, as `sessions` shows them"
     )]
     PrefixTooShort,
 }
 
-/// The ways into all cores, for threads that may wait.
+/// The inboxes of all cores, for threads that may wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Inboxes(Arc<Mutex<Vec<Option<Sender<Delivery>>>>>);
 
@@ -65,7 +67,7 @@ impl Inboxes {
     }
 }
 
-/// What an operator may ask of a running relay. Its methods wait: not for use on a core.
+/// An operator's questions to a running relay. The methods wait: not for use on a core.
 #[derive(Clone, Debug)]
 pub struct Inspector {
     pub(crate) addresses: Vec<(SocketAddr, bool)>,
@@ -81,7 +83,7 @@ impl Inspector {
         &self.addresses
     }
 
-    /// What each core has counted; at most a quarter of a second old.
+    /// The counters of each core; at most a quarter of a second old.
     #[must_use]
     pub fn counters(&self) -> Vec<Snapshot> {
         self.counters.iter().map(|counters| counters.snapshot()).collect()
@@ -93,10 +95,11 @@ impl Inspector {
         self.accounts.is_ready()
     }
 
-    /// Shows `each` session, core by core, in no order, while they come and go. It ends early if `each` returns false.
+    /// Gives `each` session, core by core, in no order, while sessions come and go. One that moves to another core meanwhile may
+    /// be missing or come twice. Ends early if `each` returns false.
     ///
     /// # Errors
-    /// The first core that does not answer; those before it have been shown.
+    /// The first core that does not answer. The sessions of those before it were given to `each`.
     pub fn sessions(&self, mut each: impl FnMut(SessionLine) -> bool) -> Result<(), InspectError> {
         for core in 0..self.counters.len() {
             let (reply, slices) = mpsc::channel();
@@ -118,9 +121,9 @@ impl Inspector {
         Ok(())
     }
 
-    /// Has the heads of what the clients of some sessions send and are sent shown, for some time: of those that there are,
-    /// and of those that their users open meanwhile. What finds [`HEADS_WAITING_MAX`] heads waiting is dropped. Dropping
-    /// the receiver ends it.
+    /// Shows the heads that the clients of some sessions send and receive, for some time: of existing sessions, and of
+    /// those that their users open meanwhile. A head that finds [`HEADS_WAITING_MAX`] waiting is dropped. Dropping the
+    /// receiver ends the trace.
     ///
     /// # Errors
     /// If a core cannot be asked; the others have begun.
@@ -137,7 +140,7 @@ impl Inspector {
     /// Ends the session whose id begins with `prefix`: its client's connection is closed.
     ///
     /// # Errors
-    /// If the prefix is too short, or the core that it names does not answer.
+    /// If the prefix is too short, or its core does not answer.
     pub fn close(&self, prefix: &str) -> Result<Closed, InspectError> {
         if prefix.len() < PREFIX_CHARS_MIN {
             return Err(InspectError::PrefixTooShort);
@@ -146,6 +149,22 @@ impl Inspector {
         let Some(core) = home.filter(|core| *core < self.counters.len()) else {
             return Ok(Closed::NoSuchSession);
         };
+        // Its home knows where it has moved to. It may be on its way there still, which takes no time; or its end on the way
+        // back.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let closed = match self.close_on(core, prefix)? {
+                Closed::MovedTo(other) => self.close_on(other, prefix)?,
+                other => return Ok(other),
+            };
+            if !matches!(closed, Closed::NoSuchSession | Closed::MovedTo(_)) || Instant::now() >= until {
+                return Ok(closed);
+            }
+            std::thread::sleep(ON_ITS_WAY);
+        }
+    }
+
+    fn close_on(&self, core: usize, prefix: &str) -> Result<Closed, InspectError> {
         let (reply, answer) = mpsc::channel();
         self.inboxes.ask(core, Ask::Close { prefix: prefix.to_owned(), reply })?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
@@ -155,7 +174,7 @@ impl Inspector {
     }
 }
 
-/// Answers an operator's question, in a task of its own if it takes more than a moment.
+/// Answers an operator's question, in a task of its own if that takes more than a moment.
 pub(super) fn answer(core: &Rc<Shared>, ask: Ask) {
     match ask {
         Ask::Sessions(reply) => {
@@ -167,7 +186,7 @@ pub(super) fn answer(core: &Rc<Shared>, ask: Ask) {
             core.tasks.spawn(async move { tracing.trace(order).await });
         }
         Ask::Close { prefix, reply } => {
-            // The operator may no longer be waiting.
+            // The operator may have stopped waiting.
             let _ = reply.send(close_session(core, &prefix));
         }
     }
@@ -184,6 +203,7 @@ async fn list_sessions(core: &Shared, reply: &mpsc::Sender<Vec<SessionLine>>) {
 fn close_session(core: &Rc<Shared>, prefix: &str) -> Closed {
     let handle = match core.with_relay(|relay| relay.find_session(prefix)) {
         Found::One(handle) => handle,
+        Found::Moved(core) => return Closed::MovedTo(usize::from(core.index)),
         Found::Nothing => return Closed::NoSuchSession,
         Found::Several(sessions) => return Closed::Ambiguous(sessions),
     };

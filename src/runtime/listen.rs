@@ -1,13 +1,13 @@
 //! How connections come in: accepted on a core's own sockets, or taken over from another core or process.
 //!
-//! Invariants: a core that has stopped accepting loses no connection that the kernel has given it.
-//! Must not know: what a connection is for.
+//! Invariants: a core that stops accepting loses no connection that the kernel has given it. Must not know what a
+//! connection is for.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::deadline::Deadline;
 use engine::sock::{AcceptError, Acceptor, Socket};
@@ -16,13 +16,14 @@ use msrp_tls::{TlsConn, TlsError};
 
 use super::conn::{self, Origin};
 use super::core::{Link, Shared};
-use super::mesh::Migrant;
+use super::mesh::{Migrant, Mover};
+use super::websocket::WebSocket;
 use crate::telemetry::{Site, Source, gated};
 use msrp_relay_core::{Input, Transport};
 
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// The same where another connection has just made room: long enough that a core which accepts nothing does not spin.
+/// The same when another connection has just made room: long enough that a core which accepts nothing does not spin.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Accepts connections on these sockets, until the core stops accepting.
@@ -31,7 +32,7 @@ pub(super) fn listen(core: &Rc<Shared>, listeners: Vec<(socket2::Socket, Transpo
         let listener = match Acceptor::new(socket) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(reason = %error, port = transport.port, "Cannot accept connections");
+                tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
                 continue;
             }
         };
@@ -42,8 +43,8 @@ pub(super) fn listen(core: &Rc<Shared>, listeners: Vec<(socket2::Socket, Transpo
 
 async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
     let _counted = Counted::new(&core.accepting);
-    // An accept that waits cannot be called off without the chance of losing a connection, so a core that stops accepting
-    // takes the one that it waits for.
+    // A waiting accept cannot be cancelled without the risk of losing a connection, so a core that stops accepting
+    // still takes the one it waits for.
     while !core.stopped_accepting.get() {
         match listener.accept().await {
             Ok((socket, address)) => accepted(core, socket, address, transport),
@@ -59,7 +60,7 @@ async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
                 if makes_room {
                     core.feed([Input::NoDescriptor]);
                 }
-                // What was closed is closed after the next turn.
+                // A closed descriptor is free after the next turn.
                 Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
             }
             Err(AcceptError::Failed(error)) => {
@@ -67,7 +68,7 @@ async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
                 return;
             }
         }
-        // After each: what it costs to make room for a newcomer is given back by others' tasks, and they come first.
+        // After each one: other tasks give back what making room for it costs, and they come first.
         future::yield_now().await;
         // Connections may come faster than they are taken.
         engine::breathe().await;
@@ -79,12 +80,18 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     core.take_in(transport, address, |peer| {
         let tls = transport.secure.then(|| {
             let config = core.config();
+            if transport.websocket {
+                return TlsConn::server(Arc::clone(&config.tls.websocket)).map(Box::new);
+            }
             let tls = TlsConn::server(Arc::clone(&config.tls.server))?;
             Ok::<_, TlsError>(Box::new(tls.recognising(config.tls.relays.clone())))
         });
         match tls.transpose() {
             Ok(tls) => {
-                conn::start(core, peer, Link::new(socket, address, tls), Origin::Accepted(transport));
+                let ping_interval = core.config().websocket.ping_interval;
+                let websocket = transport.websocket.then(|| WebSocket::new(Instant::now() + ping_interval));
+                let link = Link::new(socket, address, tls).with_websocket(websocket);
+                conn::start(core, peer, link, Origin::Accepted(transport));
                 true
             }
             Err(error) => {
@@ -96,7 +103,8 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     });
 }
 
-/// Goes on with a connection that another core has accepted, from where that left off.
+/// Continues with a connection that another core has accepted, from where that core stopped. It is not a WebSocket: by that
+/// come clients alone, which stay until they have a session.
 pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
     if core.with_relay(|relay| relay.is_stopping()) {
         return;
@@ -116,7 +124,24 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
     });
 }
 
-/// Tells now and then that connections wait because the process, or the system, has no more to give.
+/// Goes on with a connection that has come here with its session. The relay has agreed to that before; what it has for the
+/// client is written even if nothing more is read.
+pub(super) fn arrive(core: &Rc<Shared>, mover: Mover) {
+    let Mover { traveller, address, descriptor, tls, websocket, received } = mover;
+    core.arrive(traveller, |peer| match Socket::adopt(descriptor) {
+        Ok(socket) => {
+            let link = Link::new(socket, address, tls).with_websocket(websocket);
+            conn::start(core, peer, link, Origin::Arrived(received));
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%address, reason = %error, "Connection gone");
+            false
+        }
+    });
+}
+
+/// Warns from time to time that connections wait because the process, or the system, has no more descriptors or memory.
 fn warn_exhausted(error: &std::io::Error) {
     gated!(
         warn,
@@ -127,7 +152,7 @@ fn warn_exhausted(error: &std::io::Error) {
     );
 }
 
-/// One of those that are counted, for as long as it lives.
+/// Counts one for as long as it lives.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

@@ -1,4 +1,4 @@
-//! What the relay did, as log lines and counters. The relay itself knows neither.
+//! The relay's events as log lines and counters. The relay itself knows neither.
 
 use std::net::SocketAddr;
 
@@ -6,20 +6,20 @@ use tracing::field::{DisplayValue, display};
 
 use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
 use msrp_proto::status::Status;
-use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats};
+use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats, Stay};
 
-/// Characters of a user name that is not proven: what is longer is no name.
+/// Characters shown of an unproven user name: a longer text is no name.
 const STRANGERS_NAME_CHARS_MAX: usize = 64;
 
-/// The peer that ran into a limit, as far as it is known.
+/// The peer that reached a limit, as far as it is known.
 #[derive(Debug, Default)]
 pub(crate) struct Felt {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) holder: Holder,
 }
 
-/// Says that a limit was reached, now and then only: a peer that runs into one may do so a thousand times a second.
-/// `felt` is asked only if there is a line to be written.
+/// Logs that a limit was reached, but not every time: a peer may reach one a thousand times a second. `felt` is called
+/// only if a line is written.
 pub(crate) fn limit_reached(limit: Limit, felt: impl FnOnce() -> Felt) {
     let Some(suppressed) = pass_limit(limit) else {
         return;
@@ -47,7 +47,7 @@ fn shortened(name: &str) -> &str {
     name.char_indices().nth(STRANGERS_NAME_CHARS_MAX).map_or(name, |(at, _)| name.get(..at).unwrap_or(name))
 }
 
-/// Whether a limit holds up others than the peer that ran into it.
+/// Whether a limit holds up others than the peer that reached it.
 fn concerns_operator(limit: Limit) -> bool {
     matches!(
         limit,
@@ -66,8 +66,8 @@ fn concerns_operator(limit: Limit) -> bool {
     )
 }
 
-/// Writes an event to the log. `address` is where the connection that it is about leads to; `failures`: refused AUTHs are
-/// worth a line at the normal level, and name the user.
+/// Logs an event. `address` is that of the event's connection. `failures`: refused AUTHs get a line at the normal
+/// level, with the user's name.
 pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) {
     match event {
         Event::SessionOpened { session, user, realm, relay, .. } => {
@@ -85,6 +85,15 @@ pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) 
                     );
                 }
             }
+        }
+        Event::SessionMoved { session, from, .. } => {
+            let address = address.map(display);
+            tracing::debug!(
+                session,
+                address,
+                from = from.index,
+                "Session moved to the core of its other side"
+            );
         }
         Event::SessionRenewed { session } => tracing::debug!(session, "Session got another URI"),
         Event::SessionClosed { session, reason } => session_closed(session, address, reason.as_str()),
@@ -122,7 +131,7 @@ pub(crate) fn session_closed(view: &SessionView, address: Option<SocketAddr>, re
     );
 }
 
-/// What was refused to a client behind a relay must not look as if the relay had guessed.
+/// A refusal of a client behind a relay must not look as if the relay had guessed.
 fn auth_refused(
     address: Option<SocketAddr>,
     status: Status,
@@ -145,7 +154,7 @@ fn auth_refused(
     }
 }
 
-/// Counts what the relay's own figures do not tell apart.
+/// Counts what the relay's own counters do not distinguish.
 pub(crate) fn count(counters: &Counters, event: &Event) {
     match event {
         Event::AuthRefused { status, .. } => counters.auth_refused(status.code()),
@@ -157,17 +166,22 @@ pub(crate) fn count(counters: &Counters, event: &Event) {
 /// Adds to the core's counters what happened since the last time.
 pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.sessions_opened.add(now.sessions_opened - before.sessions_opened);
-    counters.sessions_open.add(now.sessions_opened - before.sessions_opened);
+    let moved = now.sessions_moved_in - before.sessions_moved_in;
+    counters.sessions_moved.add(moved);
+    counters.sessions_open.add(now.sessions_opened - before.sessions_opened + moved);
     counters.sessions_open.sub(now.sessions_closed - before.sessions_closed);
+    counters.sessions_open.sub(now.sessions_moved_out - before.sessions_moved_out);
+    let stayed = now.sessions_stayed.iter().zip(before.sessions_stayed);
+    for (why, (now, before)) in Stay::ALL.into_iter().zip(stayed) {
+        counters.session_stayed(why, now - before);
+    }
     counters.auth_ok.add(now.auth_ok - before.auth_ok);
-    counters.auth_failed.add(now.auth_failed - before.auth_failed);
     counters.auth_challenged.add(now.auth_challenged - before.auth_challenged);
     counters.auth_out_of_bounds.add(now.auth_out_of_bounds - before.auth_out_of_bounds);
     counters.chunks_in.add(now.chunks_in - before.chunks_in);
     counters.chunks_out.add(now.chunks_out - before.chunks_out);
     counters.body_bytes_in.add(now.body_bytes_in - before.body_bytes_in);
     counters.body_bytes_out.add(now.body_bytes_out - before.body_bytes_out);
-    counters.reports_sent.add(now.reports_sent - before.reports_sent);
     counters.links_local.add(now.links_local - before.links_local);
     counters.links_split.add(now.links_split - before.links_split);
     counters.dials.add(now.dials - before.dials);

@@ -1,13 +1,19 @@
-//! A new connection moves to where the session lives that its first request names, once: whole to another core of
-//! this process, deciphered to another process of this relay (see [`upgrade`](super::upgrade)).
+//! How a connection moves to where it belongs, once: to another core of this process, whole, or to another process of this
+//! relay, deciphered (see [`upgrade`](super::upgrade)).
 //!
-//! It is accepted wherever the kernel puts it, and must be deciphered before it is known where it belongs. From there
-//! on its bytes would cross cores, each of them, for as long as it lives; so it crosses instead, before its relay has
-//! been told of anything it brought: the descriptor, the state of TLS, the bytes received so far.
+//! A new connection goes to where the session lives that its first request names ([`settle`]).
+//! The kernel decides which core accepts it, and it must be deciphered before its place is known. If it stayed, each of
+//! its bytes would cross cores as long as it lives. So the connection crosses instead, before the relay has heard of
+//! any of its bytes: the descriptor, the TLS state, the bytes received so far.
 //!
-//! Invariants: nothing received is lost or seen twice; the core that gives it away has counted it out before the other
-//! one counts it in; a connection with anything still to be written stays, and so does one that is not for a session
-//! elsewhere. Must not know: what a session is, where it lives (the relay says it).
+//! A client's own connection, on which its session lives, goes to the core of the session that its own is to be bound to
+//! ([`depart`]). That is for the relay to say, and for the other core's ([`msrp_relay_core::Relay::meet`]); here it is packed, in one step, without
+//! an await: the state of the relay, of TLS and WebSocket, the descriptor, what was received and not fed. It goes the same way as the relay's
+//! messages, and not before those that were sent earlier.
+//!
+//! Invariants: no received byte is lost or seen twice; the core that gives it away counts it out before the other one
+//! counts it in; a connection with anything left to write stays, and so does one whose session is not elsewhere. Must
+//! not know what a session is, or where it lives (the relay says so).
 
 use std::cell::RefCell;
 use std::io;
@@ -17,18 +23,18 @@ use engine::sock::Socket;
 use msrp_tls::Client;
 
 use super::core::{Conn, Shared};
-use super::mesh::{Migrant, Received};
+use super::mesh::{Migrant, Mover, Received};
 use super::upgrade::PassOn;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::head::Head;
 use msrp_proto::parser::{FramePart, Parser};
-use msrp_relay_core::{CoreId, ProvenNames, Transport};
+use msrp_relay_core::{CoreId, Departure, ProvenNames, Transport};
 
-/// A connection of which it is not known yet where it belongs.
+/// A connection whose place is not known yet.
 pub(super) struct Unplaced {
     /// How it was accepted.
     transport: Transport,
-    /// What looks for its place in a first head that comes in many pieces.
+    /// Looks for its place in a first head that comes in many parts.
     probe: Option<Box<Parser>>,
 }
 
@@ -38,7 +44,7 @@ impl Unplaced {
     }
 }
 
-/// Where a connection belongs as far as its first bytes tell.
+/// The place of a connection, as far as its first bytes tell.
 #[derive(Clone, Copy)]
 enum Place {
     /// They do not tell yet.
@@ -50,8 +56,8 @@ enum Place {
     Away(CoreId),
 }
 
-/// Gives the connection away if it belongs elsewhere, and returns when it is in other hands; tells what it goes on
-/// with if it does not.
+/// Gives the connection away if it belongs elsewhere, and returns when the other side has it. If it stays, returns the
+/// bytes to continue with.
 pub(super) async fn settle(
     core: &Rc<Shared>,
     conn: &Conn,
@@ -66,10 +72,44 @@ pub(super) async fn settle(
     }
     match place {
         Place::Unknown | Place::Here => Some(received),
-        // Boxed: what it takes must not be kept free in the task of each connection, most of which stay.
+        // Boxed: most connections stay, and their tasks must not reserve its memory.
         Place::Elsewhere(home) => Box::pin(move_to(core, conn, (home, transport), received)).await,
         Place::Away(home) => Box::pin(pass_on(core, conn, (home, transport), received)).await,
     }
+}
+
+/// What a reader does that has waited with a head.
+pub(super) enum Next {
+    /// It waits on.
+    Wait,
+    /// It feeds the head.
+    GoOn,
+    /// Its connection is in other hands.
+    Left,
+}
+
+/// Gives a client's connection to the core that expects it, if it is at rest, with what was received and not fed, from a head
+/// on: that is `taken` only then. What stands between the record layer and the parser, as the codec of WebSocket does, is a
+/// part of it, and of the [`Mover`].
+pub(super) fn depart(core: &Rc<Shared>, conn: &Conn, taken: impl FnOnce() -> Received) -> Next {
+    let descriptor = conn.is_quiet().then(|| conn.link.socket.duplicate().ok()).flatten();
+    let traveller = match core.depart(conn.key, descriptor.is_some()) {
+        Departure::Waits => return Next::Wait,
+        Departure::Stays => return Next::GoOn,
+        Departure::Leaves(traveller) => traveller,
+    };
+    let address = conn.address();
+    // From here on the writer sees that it is over, and says nothing more.
+    core.see_off(conn);
+    let Some(descriptor) = descriptor else { return Next::Left };
+    let to = traveller.to();
+    let (tls, websocket) = (conn.link.take_tls(), conn.link.websocket.as_deref().cloned());
+    let (traveller, received) = (*traveller, taken());
+    let mover = Box::new(Mover { traveller, address, descriptor, tls, websocket, received });
+    if let Err(mover) = core.mesh.send_on(to, mover) {
+        core.lost_between_cores(&mover.traveller);
+    }
+    Next::Left
 }
 
 async fn move_to(
@@ -88,7 +128,7 @@ async fn move_to(
     None
 }
 
-/// What is here of the connection from now on is TLS alone.
+/// From here on only the TLS of the connection is here.
 async fn pass_on(
     core: &Rc<Shared>,
     conn: &Conn,
@@ -121,7 +161,7 @@ async fn pass_on(
     None
 }
 
-/// Sockets to the peer, and to the process where the session lives.
+/// Sockets to the peer, and to the process of its session.
 fn reach(core: &Shared, conn: &Conn, home: CoreId, transport: Transport) -> io::Result<(Socket, Socket)> {
     if core.passing.get() >= core.config().limits.connections_max {
         return Err(io::Error::other("limits.connections_max are passed on already"));
@@ -148,7 +188,7 @@ impl Unplaced {
             match step.piece {
                 FramePart::Head(head) => return place_of(core, &head, bytes),
                 FramePart::Body(_) | FramePart::End(_) => return Place::Here,
-                // The connection's own parser passes over them, too, and shows neither again.
+                // The connection's own parser skips them, too, and shows neither again.
                 FramePart::Blank => plain = rest,
             }
         }

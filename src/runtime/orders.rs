@@ -1,6 +1,6 @@
-//! What the supervisor is told, by the server, by an upgrade, and by cores that end.
+//! Orders to the supervisor, from the server, from an upgrade, and from ending cores.
 //!
-//! Must not know: what the supervisor does about it.
+//! Must not know what the supervisor does about them.
 
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
@@ -15,18 +15,19 @@ const ORDERS_MAX: usize = 64;
 /// The way to the supervisor.
 pub(super) type Orders = SyncSender<Order>;
 
-/// What the supervisor is told.
+/// An order to the supervisor.
 #[derive(Debug)]
 pub(super) enum Order {
     /// A core's thread has ended.
     CoreEnded(usize),
-    /// Take what may change while the relay runs from another config, and say what differs and may not.
+    /// Take everything that may change in a running relay from another config, and return the keys that differ but may
+    /// not.
     Reload { config: Box<Config>, done: mpsc::Sender<Result<Vec<&'static str>, StartError>> },
-    /// Accept no connection any more; when no session is left, or it is too late, say how many there are.
+    /// Accept no more connections; when no session is left, or the time is over, return how many there are.
     Drain { timeout: Duration, drained: mpsc::Sender<u64> },
-    /// Another process listens on the sockets: accept no more, and do not close them for it.
+    /// Another process listens on the sockets: accept no more, and do not close them.
     StopAccepting,
-    /// The other process has died: accept again, and drain no more.
+    /// The other process has died: accept again, and stop the drain.
     AcceptAgain,
     /// Another process of this relay has come or gone.
     GenerationsChanged,

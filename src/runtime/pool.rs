@@ -1,13 +1,13 @@
-//! Buffers for what reads bring, used again and again.
+//! Buffers for reads, used again and again.
 //!
-//! Why: what a read brought is let go of when it has been written elsewhere. Left to the allocator, each such buffer makes
-//! the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again: half of
-//! all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
+//! Why: the bytes of a read are freed after they are written elsewhere. With the allocator alone, each such buffer
+//! makes the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again:
+//! half of all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
 //!
 //! Invariants: a thread keeps at most [`SPARE_MAX`] buffers; a buffer is lent to one reader, then shared by references
-//! until the last of them is gone, wherever that is; the next reader never sees another's bytes. Queues count by length, so
-//! what a reference keeps in memory is at most [`PINNED_FACTOR_MAX`] times its length, but for [`PINNED_BYTES_FREE`] of each
-//! core: as a rule all of a buffer is written within a turn, and small pieces need not be moved out of it.
+//! until the last of them is gone, on whatever thread; the next reader never sees another's bytes. Queues count by
+//! length, so a reference keeps at most [`PINNED_FACTOR_MAX`] times its length in memory, except that each core may
+//! have [`PINNED_BYTES_FREE`] lent: usually all of a buffer is written within a turn, and small parts need no copy.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -16,16 +16,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// One read, what was left over from the read before, and some room.
+/// One read, the rest of the read before, and some room.
 const BUFFER_BYTES: usize = 96 << 10;
 /// Spare buffers of a thread.
 const SPARE_MAX: usize = 16;
-/// Below this a read is not worth a buffer of its own kind.
+/// A shorter read gets no buffer of the pool.
 const SMALL_BYTES: usize = BUFFER_BYTES / PINNED_FACTOR_MAX;
 
-/// Queued bytes are counted by their length; the buffer they point into is at most so many times as long.
+/// Queued bytes are counted by their length; their buffer is at most so many times as long.
 const PINNED_FACTOR_MAX: usize = 4;
-/// While no more than this is lent, whatever points into it keeps it.
+/// While a thread has lent no more than this, every part is a reference.
 const PINNED_BYTES_FREE: usize = 4 << 20;
 
 thread_local! {
@@ -42,7 +42,7 @@ pub(super) struct Taken {
     pub(super) allocated: u64,
 }
 
-/// What this thread has taken so far, and how many buffers it has to spare.
+/// The buffers that this thread has taken so far, and its spare ones.
 pub(super) fn usage() -> (Taken, usize) {
     (TAKEN.get(), SPARE.with_borrow(Vec::len))
 }
@@ -62,7 +62,7 @@ pub(super) fn take(room: usize) -> Vec<u8> {
     spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
 }
 
-/// Makes a buffer that is filled something to be shared.
+/// Makes a filled buffer shareable.
 pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
     if buffer.is_empty() {
         return Bytes::new();

@@ -1,7 +1,7 @@
-//! What the machine must grant before a core can start, checked while a clear line can still be printed.
+//! What the machine must provide before a core can start, checked while a clear error is still possible.
 //!
-//! Owns the process's resource limits: raises what may be raised, and says what an operator must do about
-//! the rest. Must not know: the cores themselves.
+//! Owns the process's resource limits: raises those that may be raised, and says what an operator must do about the
+//! others. Must not know the cores themselves.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,10 @@ use engine::ring;
 /// Locked memory that an executor's rings and registered buffers need.
 const MEMLOCK_PER_CORE: u64 = 512 << 10;
 
-/// One thing that keeps the relay from starting.
+/// One obstacle to the relay's start.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
-    /// The kernel has io_uring, but not for us.
+    /// The kernel has io_uring, but not for this process.
     #[error(
         "io_uring is switched off (kernel.io_uring_disabled = {0}): run `sysctl -w kernel.io_uring_disabled=0`, \
          or with 1, add the relay's group to kernel.io_uring_group"
@@ -27,7 +27,7 @@ pub enum PreflightError {
     /// No ring could be made.
     #[error("{0}")]
     IoUring(String),
-    /// The engine reads which CPUs there are, and panics where it cannot.
+    /// The engine reads the list of CPUs, and panics if it cannot.
     #[error("/sys/devices/system/cpu cannot be read ({0}): let the relay's root or container have /sys")]
     Cpus(#[source] io::Error),
     /// The executors would not get their locked memory.
@@ -37,7 +37,7 @@ pub enum PreflightError {
         limit >> 10, needed >> 10, needed >> 10
     )]
     MemLock {
-        /// The limit, already raised as far as it goes, in bytes.
+        /// The limit, already raised to its maximum, in bytes.
         limit: u64,
         /// What is needed, in bytes.
         needed: u64,
@@ -55,11 +55,11 @@ pub enum PreflightError {
     },
 }
 
-/// Raises RLIMIT_NOFILE and RLIMIT_MEMLOCK as far as they go, then checks that `cores` executors can start.
-/// Returns the number of descriptors the process may have open.
+/// Raises RLIMIT_NOFILE and RLIMIT_MEMLOCK to their maximum, then checks that `cores` executors can start. Returns the
+/// number of descriptors the process may have open.
 ///
 /// # Errors
-/// Everything that is missing, not only the first of it.
+/// All obstacles, not only the first.
 pub fn check(cores: usize) -> Result<u64, Vec<PreflightError>> {
     let mut errors = Vec::new();
     let descriptors = raise(Resource::NOFILE, "RLIMIT_NOFILE").unwrap_or_else(|error| {
@@ -92,7 +92,7 @@ fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
     }
 }
 
-/// Makes one executor as the cores will, and lets it go again.
+/// Makes one executor as the cores will, and drops it.
 fn probe_io_uring() -> Result<(), PreflightError> {
     let explain = |reason: String| match disabled_by_sysctl() {
         Some(setting) => PreflightError::IoUringDisabled(setting),

@@ -1,7 +1,7 @@
-//! One core from its start to its end: a thread, a pinned executor, and on it the tasks of the core.
+//! One core from its start to its end: a thread, a pinned executor, and the core's tasks.
 //!
-//! Invariants: a core whose task panics ends in order, its connections closed and its listeners free for the next life.
-//! Must not know: why a core is started, who sends it deliveries.
+//! Invariants: a core whose task panics ends in order, with its connections closed and its listeners free for the next
+//! life. Must not know why a core is started, or who sends it deliveries.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ pub(super) fn spawn_core(
         let engine = match Engine::new(Some(cpu)) {
             Ok(engine) => engine,
             Err(error) => {
-                // The thread that waits reports it.
+                // The waiting thread reports it.
                 let _ = started.send(Err(error.reason().to_owned()));
                 return CoreEnd::Stopped;
             }
@@ -59,14 +59,14 @@ pub(super) fn spawn_core(
 async fn run(mut plan: CorePlan) -> CoreEnd {
     let (inbox, listeners) = (plan.inbox.clone(), std::mem::take(&mut plan.listeners));
     let shared = Rc::new(Shared::new(plan));
-    // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
+    // aws-lc's first random draw on a thread takes tens of milliseconds: no client should wait for it.
     let _ = shared.config().tls.server.crypto_provider().secure_random.fill(&mut [0]);
     listen::listen(&shared, listeners);
     for index in 0..shared.with_relay(|relay| relay.cores()) {
         let core = Rc::clone(&shared);
         shared.tasks.spawn(async move {
             if let Some(outbox) = core.mesh.outbox(index) {
-                outbox.flush().await;
+                outbox.flush(|mover| core.lost_between_cores(&mover.traveller)).await;
             }
         });
     }
@@ -87,6 +87,13 @@ async fn run(mut plan: CorePlan) -> CoreEnd {
     let end = future::or(panicked, stopped).await;
     shared.tasks.cancel_all().await;
     shared.end(&end);
+    // Deliveries of other cores find no inbox from here on, and those cores report that.
+    inbox.close();
+    while let Ok(delivery) = inbox.try_recv() {
+        if let Delivery::Arrive(mover) = delivery {
+            shared.lost_between_cores(&mover.traveller);
+        }
+    }
     end
 }
 
@@ -121,12 +128,15 @@ async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
         match delivery {
             Delivery::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
             Delivery::Adopt(migrant) => listen::take_over(core, *migrant),
+            Delivery::Arrive(mover) => listen::arrive(core, *mover),
             Delivery::CoreUp { core: other, inbox } => {
-                core.mesh.core_up(other, inbox);
+                let lost = core.mesh.core_up(other, inbox);
+                lost.iter().for_each(|mover| core.lost_between_cores(&mover.traveller));
                 core.feed([Input::CoreChanged { index: other.index, running: Some(other.incarnation) }]);
             }
             Delivery::CoreDown { core: other } => {
-                core.mesh.core_down(other);
+                let lost = core.mesh.core_down(other);
+                lost.iter().for_each(|mover| core.lost_between_cores(&mover.traveller));
                 core.feed([Input::CoreChanged { index: other.index, running: None }]);
             }
             Delivery::StopAccepting => core.stopped_accepting.set(true),
@@ -141,13 +151,13 @@ async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
             }
             Delivery::Ask(ask) => inspect::answer(core, ask),
             Delivery::Drain(left) => {
-                // The supervisor may no longer be waiting.
+                // The supervisor may have stopped waiting.
                 let _ = left.send(core.drain());
             }
             Delivery::GiveUp => core.feed([Input::GiveUp]),
             Delivery::Quiesce(quiet) => {
                 core.feed([Input::Quiesce]);
-                // The supervisor may no longer be waiting.
+                // The supervisor may have stopped waiting.
                 let _ = quiet.send(core.mesh.is_flushed());
             }
             Delivery::Stop => return,
@@ -158,7 +168,7 @@ async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
     }
 }
 
-/// A panic on purpose: what a test sends to see a core die.
+/// Panics, as a test asks, to show a core's death.
 #[expect(clippy::panic, reason = "the point of it")]
 fn crash() {
     panic!("told to panic");

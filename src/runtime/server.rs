@@ -1,7 +1,7 @@
 //! A running relay, as the program holds it: started, asked, changed, stopped.
 //!
-//! Invariants: every listening socket outlives the cores, so that connections that arrive while a core is started again
-//! wait instead of being refused. Must not know: what a core does.
+//! Invariants: every listening socket outlives the cores, so that connections that arrive while a core restarts wait
+//! instead of being refused. Must not know what a core does.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use super::orders::{self, Order, Orders};
 use super::settings::tls_setup;
 use super::supervisor::{Parts, Supervisor};
 use super::upgrade::{Generations, Handoff, ReceivedHandoff};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::telemetry::{Accounting, Counters, Observed, Opened, Snapshot};
 
@@ -36,7 +36,7 @@ pub struct Server {
     inboxes: Inboxes,
     orders: Orders,
     generation: u8,
-    listeners: Arc<Vec<(Listeners, bool)>>,
+    listeners: Arc<Vec<(Listeners, Listen)>>,
     accepting: Arc<AtomicUsize>,
     generations: Arc<Generations>,
     supervisor: Option<JoinHandle<()>>,
@@ -51,7 +51,8 @@ impl Server {
         Self::start_after(config, None)
     }
 
-    /// The same where another process has listened until now; the predecessor ([`Server::generations`]) must be told next.
+    /// The same after another process has listened; the caller must then notify the predecessor
+    /// ([`Server::generations`]).
     ///
     /// # Errors
     /// [`StartError`] says what an operator must change.
@@ -63,7 +64,7 @@ impl Server {
         let generation = handoff.as_ref().map_or(0, |handoff| handoff.generation);
         let listeners = Arc::new(listen(&config, count, handoff.as_mut())?);
         let generations = Arc::new(Generations::after(handoff.map(ReceivedHandoff::predecessor)));
-        let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
+        let addresses = listeners.iter().map(|(l, listen)| (l.address(), listen.tls)).collect();
         let (accounts, handle) = (control.accounts_ready(), control.handle());
         let (orders, ordered) = orders::channel();
         let mut supervisor = Supervisor::new(
@@ -75,7 +76,7 @@ impl Server {
         let accepting = supervisor.accepting();
         let (counters, inboxes) = (supervisor.counters(), supervisor.inboxes());
         if let Err(error) = supervisor.start_cores() {
-            // The cores that run already know each other, and would go on.
+            // The running cores know each other already, and would continue.
             supervisor.stop();
             return Err(error);
         }
@@ -114,13 +115,12 @@ impl Server {
         }
     }
 
-    /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
-    /// they speak TLS.
+    /// The listening addresses, with the kernel's ports in place of 0, and whether they speak TLS.
     pub fn addresses(&self) -> &[(SocketAddr, bool)] {
         &self.addresses
     }
 
-    /// What each core has counted; at most a quarter of a second old.
+    /// The counters of each core; at most a quarter of a second old.
     pub fn counters(&self) -> Vec<Snapshot> {
         self.counters.iter().map(|c| c.snapshot()).collect()
     }
@@ -130,7 +130,7 @@ impl Server {
         self.accounts.is_ready()
     }
 
-    /// For an operator who wants to look inside.
+    /// For an operator's questions.
     pub fn inspector(&self) -> Inspector {
         Inspector {
             addresses: self.addresses.clone(),
@@ -140,7 +140,9 @@ impl Server {
         }
     }
 
-    /// Goes on with another config, as far as that is possible without a restart. Connections and sessions stay. Returns the keys that differ and take a restart; see [`Fixed`](crate::config::Fixed). The log is the caller's to change.
+    /// Continues with another config, as far as that is possible without a restart. Connections and sessions stay.
+    /// Returns the keys that differ and need a restart; see [`Fixed`](crate::config::Fixed). The caller changes the
+    /// log.
     ///
     /// # Errors
     /// If certificates, CAs or name servers cannot be used, or the control plane is gone or stuck; then nothing has
@@ -151,11 +153,11 @@ impl Server {
         is_done.recv().unwrap_or(Err(StartError::Control(ControlError::Died)))
     }
 
-    /// Accepts no connection any more, and leaves alone the sessions that there are. The receiver gets the number of
-    /// sessions that are left as soon as there are none, or after `timeout`; then it is for the caller to
-    /// [`stop`](Self::stop). A client without a session gets none: AUTH is 408, and the connection closed.
+    /// Accepts no more connections, and lets the existing sessions run. The receiver gets the number of remaining
+    /// sessions as soon as there are none, or after `timeout`; then the caller must [`stop`](Self::stop). A client
+    /// without a session gets none: its AUTH gets 408, and the connection closes.
     ///
-    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end. `timeout` is a day at
+    /// If called twice, the second call counts, and the first receiver only sees its channel end. `timeout` is a day at
     /// most; a longer one is cut.
     pub fn drain(&self, timeout: Duration) -> mpsc::Receiver<u64> {
         let (drained, left) = mpsc::channel();
@@ -163,12 +165,12 @@ impl Server {
         left
     }
 
-    /// Accepts again, and drains no more: the process that took over has died.
+    /// Accepts again, and stops the drain: the successor has died.
     pub fn accept_again(&self) {
         let _ = self.orders.send(Order::AcceptAgain);
     }
 
-    /// Tells all there is to see of this relay, for the metrics.
+    /// Returns the figures of this relay, for the metrics.
     pub fn observer(&self) -> impl Fn() -> Observed + Send + Sync + use<> {
         let (counters, accounts, control) =
             (self.counters.clone(), self.accounts.clone(), self.control.clone());
@@ -186,13 +188,13 @@ impl Server {
         }
     }
 
-    /// Reads how often each core has shown that it works, for a watchdog.
+    /// Returns how often each core has shown that it works, for a watchdog.
     pub fn heartbeats(&self) -> impl Fn() -> Vec<u64> + Send + use<> {
         let counters = self.counters.clone();
         move || counters.iter().map(|counters| counters.heartbeats.value()).collect()
     }
 
-    /// Makes a task of a core panic, for tests of what happens then.
+    /// Makes a task of a core panic, for tests.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {
         let _ = self.orders.send(Order::Crash { index, in_task: true });
@@ -204,7 +206,7 @@ impl Server {
         let _ = self.orders.send(Order::Crash { index, in_task: false });
     }
 
-    /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
+    /// Stops accepting, closes every connection in order, ends the cores. Returns their counters.
     pub fn stop(mut self) -> Vec<Snapshot> {
         self.end();
         self.counters()
@@ -226,19 +228,19 @@ impl Drop for Server {
     }
 }
 
-/// Takes the sockets that the predecessor has handed over, and opens those that are missing.
+/// Takes the sockets that the predecessor handed over, and opens the missing ones.
 fn listen(
     config: &Config,
     cores: NonZeroUsize,
     mut handoff: Option<&mut ReceivedHandoff>,
-) -> Result<Vec<(Listeners, bool)>, StartError> {
-    let bind = |listen: &crate::config::Listen| {
+) -> Result<Vec<(Listeners, Listen)>, StartError> {
+    let bind = |listen: &Listen| {
         let received = handoff.as_mut().and_then(|handoff| handoff.listeners(listen.address, listen.tls));
         let listeners = match received {
             Some((address, sockets)) => Listeners::inherit(address, sockets, cores, BACKLOG)?,
             None => Listeners::bind(listen.address, cores, BACKLOG)?,
         };
-        Ok((listeners, listen.tls))
+        Ok((listeners, *listen))
     };
     config.listen.iter().map(bind).collect()
 }

@@ -1,17 +1,20 @@
-//! What the cores know of the config: one immutable value, made from a [`Config`] and swapped whole when that is read again.
+//! The cores' part of the config: one immutable value, made from a [`Config`] and swapped whole at a reload.
 //!
-//! Invariants: nothing of it changes once it is made; every core has the same one, but for the moment of a reload. Each
-//! setting bears the name of its YAML key; what the relay needs in another form stands in `relay`.
-//! Must not know: what the settings are used for.
+//! Invariants: a finished value never changes; every core has the same one, except during a reload. Each setting has
+//! the name of its YAML key; what the relay needs in another form is in `relay`. Must not know what the settings are
+//! used for.
 
 use std::sync::Arc;
 
 use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
+use crate::config::{
+    CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays, WebSocket,
+};
+use crate::control::SharedSecrets;
 use crate::telemetry::Records;
-use msrp_relay_core::{ChunkBounds, Expires, Settings};
+use msrp_relay_core::{Expires, MaxChunk, Settings, Transport};
 
 /// What a core knows of the config.
 #[derive(Debug)]
@@ -20,19 +23,23 @@ pub(crate) struct CoreConfig {
     pub(crate) relay: Settings,
     pub(crate) limits: Limits,
     pub(crate) outbound: Outbound,
+    pub(crate) websocket: WebSocket,
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
+    pub(crate) shared_secrets: SharedSecrets,
     /// Where accounting records go.
     pub(crate) records: Records,
 }
 
 impl CoreConfig {
-    /// `listens`: the ports that are listened on, and whether by TLS.
-    pub(super) fn new(config: Config, listens: &[(u16, bool)], tls: TlsSetup, records: Records) -> Arc<Self> {
+    /// `listens`: what is listened on.
+    pub(super) fn new(config: Config, listens: &[Transport], tls: TlsSetup, records: Records) -> Arc<Self> {
         Arc::new(Self {
             relay: settings(&config, listens),
+            shared_secrets: SharedSecrets::new(&config.auth.shared_secrets),
             limits: config.limits,
             outbound: config.outbound,
+            websocket: config.websocket,
             tls,
             log_failures: config.auth.log_failures,
             records,
@@ -40,7 +47,7 @@ impl CoreConfig {
     }
 }
 
-/// What TLS needs, with a line in the log for what it lacks.
+/// The TLS setup, with a log line for what it lacks.
 pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
     let identities = config.tls.certificates.iter().map(|pair| Identity {
         chain: pair.chain.clone(),
@@ -65,36 +72,46 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
     Ok(tls)
 }
 
-/// What the relay needs of the config.
-fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
+/// The relay's part of the config.
+fn settings(config: &Config, listens: &[Transport]) -> Settings {
     let limits = &config.limits;
     let connections_per_core_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let msrp = || listens.iter().filter(|listen| !listen.websocket);
+    // The URIs of WebSocket clients lead to a port that speaks MSRP; the config has seen that there is one.
+    let outside = msrp().find(|listen| listen.secure).or_else(|| msrp().next());
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Settings {
         hostname: config.hostname.clone(),
         realm: config.realm.clone(),
         domains: config.domains.clone(),
-        ports: listens.iter().map(|(port, _)| *port).collect(),
+        ports: listens.iter().map(|listen| listen.port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
+        timed_names: SharedSecret::timed_names(&config.auth.shared_secrets),
         challenge_lifetime: config.auth.challenge_lifetime,
         max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,
-        expires: Expires {
-            seconds_min: config.sessions.expires_min.as_secs(),
-            seconds_default: config.sessions.expires_default.as_secs(),
-            seconds_max: config.sessions.expires_max.as_secs(),
+        sessions: Expires {
+            expires_min: config.sessions.expires_min.as_secs(),
+            expires_default: config.sessions.expires_default.as_secs(),
+            expires_max: config.sessions.expires_max.as_secs(),
             enforce_default: config.sessions.enforce_default,
         },
-        allow_other_methods: config.methods.allow_other,
+        methods_allow_other: config.methods.allow_other,
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
         serves_relays: config.tls.client_ca.is_some(),
-        relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
-        tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
-        dial_plain: config.outbound.plain == PlainPolicy::Allow,
-        chunk_bounds: ChunkBounds::new(
+        unproven_relays_refused: config.tls.unproven_relays == UnprovenRelays::Refuse,
+        tls_port: msrp().find(|listen| listen.secure).map(|listen| listen.port),
+        outbound_plain: config.outbound.plain == PlainPolicy::Allow,
+        max_chunk: MaxChunk::new(
             config.outbound.max_chunk.iter().map(|(host, bytes)| (host.clone(), narrow(*bytes))),
         ),
+        websocket: msrp_relay_core::WebSocket {
+            max_message: narrow(config.websocket.max_message),
+            window: config.websocket.window as u64,
+            secure: outside.is_some_and(|listen| listen.secure),
+            port: outside.map_or(0, |listen| listen.port),
+        },
         limits: msrp_relay_core::Limits {
             queue_bytes_high: limits.queue_bytes_high,
             queue_bytes_low: limits.queue_bytes_low,

@@ -1,7 +1,7 @@
-//! Watching over the cores: started, restarted, told, stopped.
+//! Watches over the cores: starts, restarts, notifies and stops them.
 //!
-//! Invariants: the cores know each other's present life and nothing older; a core that dies takes no other with it; a
-//! config is put into force in one place. Must not know: what a core does.
+//! Invariants: the cores know each other's present life and none before; a dying core takes no other with it; a config
+//! is put into force in one place. Must not know what a core does.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -25,22 +25,22 @@ use super::run::spawn_core;
 use super::settings::{CoreConfig, tls_setup};
 use super::tasks::panic_message;
 use super::upgrade::Generations;
-use crate::config::{Config, Fixed};
+use crate::config::{Config, Fixed, Listen};
 use crate::control::Control;
 use crate::telemetry::{Accounting, Counters, Opened};
 use msrp_relay_core::{CoreId, Transport};
 
-/// A core that has died rests this long at first, then twice as long each time, ...
+/// A core that has died rests this long at first, then twice as long each time.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// ... but never longer than this.
+/// The longest rest.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A core that lived this long starts with a clean record.
 const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
-/// Rounds in which every core has said that it is quiet before the cores are stopped; see `Supervisor::quiesce`.
+/// Rounds in which every core has reported that it is quiet, before the cores are stopped; see `Supervisor::quiesce`.
 const QUIET_ROUNDS: u32 = 3;
-/// Rounds in all: cores that never become quiet are stopped all the same.
+/// Rounds in all: after these, the cores are stopped even if they are not quiet.
 const QUIESCE_ROUNDS_MAX: u32 = 100;
-/// How often it is looked whether there are sessions left while the relay drains.
+/// How often a draining relay checks for remaining sessions.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 /// The longest drain.
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
@@ -59,23 +59,23 @@ pub(super) struct Supervisor {
     config: Arc<CoreConfig>,
     control: Control,
     accounting: Accounting,
-    listeners: Arc<Vec<(Listeners, bool)>>,
+    listeners: Arc<Vec<(Listeners, Listen)>>,
     accepting: Arc<AtomicUsize>,
     generations: Arc<Generations>,
-    /// The sockets belong to another process now.
+    /// The sockets belong to another process.
     stopped_accepting: bool,
     draining: Option<Draining>,
     orders: Orders,
     ordered: mpsc::Receiver<Order>,
 }
 
-/// What a supervisor is made from, beside the config.
+/// What a supervisor needs, beside the config.
 pub(super) struct Parts {
     pub(super) control: Control,
     pub(super) tls: TlsSetup,
     pub(super) accounting: Accounting,
-    pub(super) listeners: Arc<Vec<(Listeners, bool)>>,
-    /// The number of this process among those that took over from each other.
+    pub(super) listeners: Arc<Vec<(Listeners, Listen)>>,
+    /// This process's number in a chain of upgrades.
     pub(super) generation: u8,
 }
 
@@ -103,7 +103,7 @@ impl RunningCore {
         Self { id, cpu, counters, inbox: None, thread: None, started, pause: RESTART_PAUSE_MIN }
     }
 
-    /// It has died. Returns why, and how long it is to rest before its next life, which it is given the name of.
+    /// It has died. Returns why, and how long it rests before its next life, whose id it takes.
     fn bury(&mut self) -> (String, Duration) {
         self.inbox = None;
         self.counters.up.set(0);
@@ -115,7 +115,7 @@ impl RunningCore {
         if self.started.elapsed() > RESTART_FORGIVEN_AFTER {
             self.pause = RESTART_PAUSE_MIN;
         }
-        // An attempt that fails is no life to be forgiven for.
+        // A failed attempt to start does not count as a life.
         self.started = Instant::now();
         let pause = self.pause;
         self.pause = (pause * 2).min(RESTART_PAUSE_MAX);
@@ -138,7 +138,7 @@ impl Supervisor {
             cores: (0..u16::MAX).zip(&config.cores).map(core).collect(),
             inboxes: Inboxes::new(config.cores.len()),
             fixed: Fixed::from(&config),
-            config: CoreConfig::new(config, &ports(&listeners), tls, accounting.records()),
+            config: CoreConfig::new(config, &transports(&listeners), tls, accounting.records()),
             control,
             accounting,
             listeners,
@@ -161,12 +161,12 @@ impl Supervisor {
         self.cores.iter().map(|core| Arc::clone(&core.counters)).collect()
     }
 
-    /// The ways into the cores.
+    /// The inboxes of the cores.
     pub(super) fn inboxes(&self) -> Inboxes {
         self.inboxes.clone()
     }
 
-    /// Starts every core, or stops at the first that does not start.
+    /// Starts every core, or stops at the first one that fails.
     pub(super) fn start_cores(&mut self) -> Result<(), StartError> {
         (0..self.cores.len()).try_for_each(|index| self.start_core(index))
     }
@@ -188,7 +188,7 @@ impl Supervisor {
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
         };
-        // Before it runs: the cores it speaks to must know it already.
+        // Before it runs: the cores that it sends to must know it already.
         self.introduce(index, &sender);
         let thread = spawn_core(index, cpu, plan, Farewell(index, self.orders.clone()))
             .map_err(|reason| StartError::Core { index, cpu, reason })?;
@@ -213,8 +213,8 @@ impl Supervisor {
         }
         let cores = NonZeroUsize::new(self.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let mut all = Vec::new();
-        for (listeners, secure) in self.listeners.iter() {
-            let transport = Transport { secure: *secure, port: listeners.address().port() };
+        for (listeners, listen) in self.listeners.iter() {
+            let transport = transport(listeners, listen);
             let sockets = listeners
                 .for_core(index, cores)
                 .map_err(|source| StartError::System { what: "duplicating a listening socket", source })?;
@@ -223,7 +223,7 @@ impl Supervisor {
         Ok(all)
     }
 
-    /// Tells the newcomer of all others, and all others of the newcomer.
+    /// Introduces a new core and all others to each other.
     fn introduce(&self, newcomer: usize, inbox: &Sender<Delivery>) {
         for (index, other) in self.cores.iter().enumerate() {
             if let Some(theirs) = other.inbox.as_ref().filter(|_| index != newcomer) {
@@ -260,7 +260,7 @@ impl Supervisor {
                 Order::GenerationsChanged => self.tell_all(|| Delivery::GenerationsChanged),
                 Order::Adopt { core, connection } => self.tell(core.into(), Delivery::Adopt(connection)),
                 Order::Drain { timeout, drained } => {
-                    // The cores first: when the sockets are closed, no connection gets a session any more.
+                    // The cores first: after the sockets are closed, no connection gets a session any more.
                     let until = Instant::now() + timeout.min(DRAIN_MAX);
                     self.draining = Some(Draining { until, drained });
                     self.look_at_drain();
@@ -273,8 +273,8 @@ impl Supervisor {
         self.stop();
     }
 
-    /// The one place where a config is put into force while the relay runs. First everything that may fail, the
-    /// control plane last, for what it has exchanged stays exchanged; then what cannot.
+    /// The one place where a config is put into force while the relay runs. First everything that may fail, the control
+    /// plane last, because what it has exchanged stays exchanged; then what cannot fail.
     fn reload(&mut self, mut config: Config) -> Result<Vec<&'static str>, StartError> {
         let differing = self.fixed.differing(&config);
         config.hostname.clone_from(&self.config.relay.hostname);
@@ -291,12 +291,12 @@ impl Supervisor {
         self.control.reload(&config, RELOAD_TIMEOUT)?;
 
         self.accounting.change(records);
-        // Also for cores that are started again.
-        self.config = CoreConfig::new(config, &ports(&self.listeners), tls, self.accounting.records());
+        // Also for cores that restart.
+        self.config = CoreConfig::new(config, &transports(&self.listeners), tls, self.accounting.records());
         let (in_force, heard) = mpsc::channel::<()>();
         self.tell_all(|| Delivery::Reload(Arc::clone(&self.config), in_force.clone()));
         drop(in_force);
-        // Nothing is ever sent: this returns when every core has gone on, or died, or takes too long for a word.
+        // Nothing is ever sent: this returns when every core has continued, or died, or takes too long.
         if heard.recv_timeout(RELOAD_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("A core is busy; it takes the new config a little later");
         }
@@ -309,16 +309,16 @@ impl Supervisor {
         }
     }
 
-    /// Whether the sessions are over, or have had their time.
+    /// Checks whether the sessions have ended, or have had their time.
     fn look_at_drain(&mut self) {
         let (answer, answers) = mpsc::channel();
-        // Also cores that were started again since.
+        // Also cores that restarted since.
         self.tell_all(|| Delivery::Drain(answer.clone()));
         drop(answer);
         let deadline = Instant::now() + QUIESCE_TIMEOUT;
         let mut left = 0;
         let mut all_known = true;
-        // A core that is dead has dropped its sender with its inbox.
+        // A dead core has dropped its sender with its inbox.
         for _ in 0..self.cores.len() {
             match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(sessions) => left += sessions,
@@ -341,7 +341,7 @@ impl Supervisor {
     /// The listening sockets are still open here, and connections made meanwhile wait in their queues.
     fn accept_again(&mut self) {
         self.stopped_accepting = false;
-        // What was to be said when the sessions are over is of no use any more.
+        // The report at the end of the drain is not needed any more.
         self.draining = None;
         for index in 0..self.cores.len() {
             match self.listeners_of(index) {
@@ -393,10 +393,9 @@ impl Supervisor {
         }
     }
 
-    /// Lets what the cores have accepted reach the core that writes it: a message that has been answered must
-    /// not be on its way between two of them when they end. A request takes at most two deliveries from the
-    /// core that reads it to the one that writes it, and inboxes keep their order, so each round brings
-    /// everything one step further.
+    /// Lets the requests that the cores have accepted reach the core that writes them: when two cores end, no answered
+    /// message may be on its way between them. A request takes at most two deliveries from the core that reads it to
+    /// the one that writes it, and inboxes keep their order, so each round brings everything one step further.
     fn quiesce(&self) {
         let mut quiet_rounds = 0;
         for _ in 0..QUIESCE_ROUNDS_MAX {
@@ -404,7 +403,7 @@ impl Supervisor {
             self.tell_all(|| Delivery::Quiesce(quiet.clone()));
             drop(quiet);
             let mut all_quiet = true;
-            // A core that is dead has dropped its sender with its inbox.
+            // A dead core has dropped its sender with its inbox.
             for _ in 0..self.cores.len() {
                 match heard.recv_timeout(QUIESCE_TIMEOUT) {
                     Ok(flushed) => all_quiet &= flushed,
@@ -423,7 +422,7 @@ impl Supervisor {
         self.stop_listening();
         self.quiesce();
         self.tell_all(|| Delivery::GiveUp);
-        // What that means to other cores must reach them as well.
+        // The effects on other cores must reach them as well.
         self.quiesce();
         self.tell_all(|| Delivery::Stop);
         (0..self.cores.len()).for_each(|index| self.inboxes.set(index, None));
@@ -442,12 +441,12 @@ impl Supervisor {
     }
 }
 
-/// Says that a core's thread has ended, however it ends.
+/// Reports that a core's thread has ended, for whatever reason.
 struct Farewell(usize, Orders);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        // The supervisor may be gone already, or stopping, which needs no word.
+        // The supervisor may be gone already, or stopping, and then needs no report.
         let _ = self.1.try_send(Order::CoreEnded(self.0));
     }
 }
@@ -461,7 +460,11 @@ fn seed() -> Result<[u8; 32], StartError> {
     Ok(seed)
 }
 
-/// The ports that are listened on, and whether by TLS.
-fn ports(listeners: &[(Listeners, bool)]) -> Vec<(u16, bool)> {
-    listeners.iter().map(|(listeners, secure)| (listeners.address().port(), *secure)).collect()
+/// What is listened on.
+fn transports(listeners: &[(Listeners, Listen)]) -> Vec<Transport> {
+    listeners.iter().map(|(listeners, listen)| transport(listeners, listen)).collect()
+}
+
+fn transport(listeners: &Listeners, listen: &Listen) -> Transport {
+    Transport { secure: listen.tls, port: listeners.address().port(), websocket: listen.websocket }
 }

@@ -19,7 +19,7 @@ new_key_type! {
     struct TaskKey;
 }
 
-/// Something that happens, waited for by one task. It is not lost if it happens before the task waits.
+/// An event that one task waits for. It is not lost if it happens before the task waits.
 #[derive(Debug, Default)]
 pub(crate) struct Event {
     happened: Cell<bool>,
@@ -55,7 +55,7 @@ impl Event {
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     running: RefCell<SlotMap<TaskKey, Option<Task<()>>>>,
-    /// Ended ones: a task cannot drop its own handle, the next spawn does it.
+    /// Ended ones: a task cannot drop its own handle, so the next spawn does it.
     ended: RefCell<Vec<TaskKey>>,
     failure: RefCell<Option<String>>,
     failed: Event,
@@ -73,9 +73,8 @@ impl Tasks {
         let key = self.running.borrow_mut().insert(None);
         let tasks = Rc::clone(self);
         let task = glommio::spawn_local(async move {
-            // The engine polls a new task inside the call that spawns it. Ours are spawned while the
-            // relay's effects are applied, and one that fed the relay there and then would have its
-            // own effects applied before the rest of those.
+            // The engine polls a new task inside the call that spawns it. Ours are spawned while the relay's effects
+            // are applied. One that fed the relay at once would have its own effects applied before the rest of those.
             future::yield_now().await;
             if let Err(panic) = AssertUnwindSafe(body).catch_unwind().await {
                 tasks.fail(panic_message(panic.as_ref()));
@@ -87,13 +86,13 @@ impl Tasks {
         }
     }
 
-    /// Waits for the first panic; returns what it said.
+    /// Waits for the first panic; returns its message.
     pub(crate) async fn failed(&self) -> String {
         self.failed.wait().await;
         self.failure.take().unwrap_or_default()
     }
 
-    /// Cancels everything and waits until it is gone.
+    /// Cancels all tasks and waits until they are gone.
     pub(crate) async fn cancel_all(&self) {
         self.closed.set(true);
         let tasks: Vec<_> = self.running.borrow_mut().drain().filter_map(|(_, task)| task).collect();
@@ -114,7 +113,7 @@ impl Tasks {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())

@@ -1,11 +1,11 @@
-//! Showing an operator the heads of what one user's connections receive and send.
+//! Shows an operator the heads that one user's connections receive and send.
 //!
-//! Invariants: a connection that is not traced pays for one look at a flag with each head and each flush; no body leaves a
-//! core; a slow reader of a trace loses heads, learns how many, and holds up no connection; a trace ends at its time, or
-//! when its reader is gone, whichever comes first.
+//! Invariants: a connection that is not traced pays for one look at a flag with each head and each flush; no body
+//! leaves a core; a slow reader of a trace loses heads, learns how many, and holds up no connection; a trace ends at
+//! its time, or when its reader is gone, whichever comes first.
 //!
-//! Heads leave as they are on the wire, with every secret in them: what shows them takes the secrets out.
-//! Must not know: which connections a core has, or which sessions use them.
+//! Heads leave as they are on the wire, with every secret in them: the code that shows them takes the secrets out. Must
+//! not know which connections a core has, or which sessions use them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,7 +28,7 @@ pub(super) struct Trace {
     over: Cell<bool>,
 }
 
-/// The traces that show one connection: none, as a rule.
+/// The traces that show one connection: usually none.
 #[derive(Debug, Default)]
 pub(super) struct Watchers(RefCell<Vec<Watcher>>);
 
@@ -41,10 +41,10 @@ struct Watcher {
     sent: RefCell<Sent>,
 }
 
-/// What is sent, as far as it must be known to find the next head.
+/// Finds the next head in the sent bytes.
 #[derive(Debug, Default)]
 struct Sent {
-    /// From the first frame on that began after the trace did.
+    /// From the first frame that began after the trace did.
     parser: Option<Parser>,
     rest: Vec<u8>,
 }
@@ -54,7 +54,7 @@ impl Trace {
         Self { order, core, dropped: Cell::new(0), over: Cell::new(false) }
     }
 
-    /// Whose sessions are traced.
+    /// The traced user or session.
     pub(super) fn wanted(&self) -> &Wanted {
         &self.order.wanted
     }
@@ -89,7 +89,7 @@ impl Watchers {
         self.0.borrow().is_empty()
     }
 
-    /// Shows the connection to one more trace.
+    /// Shows the connection in one more trace.
     pub(super) fn add(&self, trace: &Rc<Trace>, session: &str, user: &str) {
         let mut all = self.0.borrow_mut();
         // A connection may have two sessions.
@@ -103,19 +103,19 @@ impl Watchers {
         }
     }
 
-    /// Forgets the traces that are over.
+    /// Removes the finished traces.
     pub(super) fn end_traces(&self, now: Instant) {
         self.0.borrow_mut().retain(|watcher| !watcher.trace.is_over(now));
     }
 
-    /// Shows a head that has been received.
+    /// Shows a received head.
     pub(super) fn received(&self, head: &[u8]) {
         for watcher in self.0.borrow().iter() {
             watcher.trace.show(watcher, Direction::In, head);
         }
     }
 
-    /// Shows the heads in the next bytes sent; `in_between`: the first of them begins a frame.
+    /// Shows the heads in the next sent bytes; `in_between`: the first of these bytes begins a frame.
     pub(super) fn sent(&self, flush: &OutBatch, in_between: bool, parser: impl Fn() -> Parser) {
         for watcher in self.0.borrow().iter() {
             watcher.sent(flush.parts(), in_between, &parser);
@@ -150,7 +150,7 @@ impl Watcher {
                     at += step.consumed;
                 }
                 Ok(None) => break,
-                // What another peer sent is longer than this one may send: it is found again later.
+                // Another peer's head may be longer than this peer may send: the parser starts again at a later frame.
                 Err(_) => {
                     *known = None;
                     at = rest.len();

@@ -1,8 +1,8 @@
 //! Accounting: one record for each session, at its end.
 //!
-//! Invariants: a thread that writes a record waits for nothing: records leave through a bounded queue and a thread of their own,
-//! and what finds the queue full is dropped and counted; a record is one line, whatever a user calls itself.
-//! Must not know: what a session is.
+//! Invariants: a thread that writes a record waits for nothing: records leave through a bounded queue and a thread of
+//! their own, and one that finds the queue full is dropped and counted; a record is one line, whatever a user calls
+//! itself. Must not know what a session is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ pub struct AccountingError {
     source: io::Error,
 }
 
-/// What there is to say of a session that is over.
+/// The record of an ended session.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
     /// Prefix of its id.
@@ -49,6 +49,8 @@ pub struct Record<'a> {
     pub bytes_to_client: u64,
     /// Where the client came from.
     pub client: Option<String>,
+    /// What it came by: `tls`, `tcp`, `wss` or `ws`; `None` behind another relay.
+    pub transport: Option<&'a str>,
     /// Who was at the other side, if it was bound.
     pub peer: Option<String>,
     /// Why it ended.
@@ -57,7 +59,7 @@ pub struct Record<'a> {
     pub core: usize,
 }
 
-/// Where records go; dropped last, for it writes what still waits.
+/// The destination of the records; dropped last, because that writes the waiting ones.
 #[derive(Debug)]
 pub struct Accounting {
     sink: Sink,
@@ -71,7 +73,7 @@ pub struct Accounting {
 #[derive(Clone, Debug, Default)]
 pub struct Records(Option<(AccountingFormat, NonBlocking)>);
 
-/// A place for records that has been opened, and is not in use yet.
+/// An opened destination for records that is not in use yet.
 #[derive(Debug)]
 pub struct Opened(Option<(AccountingFormat, Option<File>)>);
 
@@ -79,7 +81,7 @@ impl Opened {
     /// Opens, or makes, the file that a config names.
     ///
     /// # Errors
-    /// If it cannot be had.
+    /// If it cannot be opened or made.
     pub fn new(config: Option<&config::Accounting>) -> Result<Self, AccountingError> {
         let Some(config) = config else {
             return Ok(Self(None));
@@ -109,7 +111,7 @@ impl Accounting {
         accounting
     }
 
-    /// Goes on elsewhere, or in another form. Records that wait are written to where the later ones are.
+    /// Continues with another file or form. Waiting records are written to the new one.
     pub fn change(&mut self, opened: Opened) {
         let file = match opened.0 {
             None => {
@@ -124,7 +126,7 @@ impl Accounting {
         *self.sink.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
     }
 
-    /// What writes records, as things are now.
+    /// A writer of records, as set up at present.
     #[must_use]
     pub fn records(&self) -> Records {
         self.records.clone()
@@ -154,12 +156,12 @@ impl Records {
             AccountingFormat::Json => json(record),
         };
         line.push('\n');
-        // It does not fail: what finds no room is counted.
+        // It does not fail: a record that finds no room is counted.
         let _ = queue.clone().write_all(line.as_bytes());
     }
 }
 
-/// The moment as the log writes it.
+/// The time as the log writes it.
 fn now() -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -182,7 +184,7 @@ fn text(record: &Record<'_>) -> String {
     let quoted = |text: &str| untrusted::text::json(&text);
     let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| quoted(text));
     format!(
-        "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} peer={} \
+        "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} transport={} peer={} \
          reason={} core={}",
         now(),
         record.session,
@@ -192,6 +194,7 @@ fn text(record: &Record<'_>) -> String {
         record.bytes_from_client,
         record.bytes_to_client,
         or_dash(record.client.as_ref()),
+        record.transport.unwrap_or("-"),
         or_dash(record.peer.as_ref()),
         quoted(record.reason),
         record.core,
@@ -212,7 +215,7 @@ impl Write for Sink {
             Some(file) => file.write(line),
             None => io::stdout().write(line),
         };
-        // Told once, and once more when it is over.
+        // Reported once, and once more when it is over.
         match &written {
             Err(error) if !std::mem::replace(&mut self.failing, true) => {
                 tracing::error!(reason = %error, "Accounting records cannot be written, and are lost");
@@ -248,6 +251,7 @@ mod tests {
             bytes_from_client: 7,
             bytes_to_client: 8,
             client: Some("192.0.2.1:5000".to_owned()),
+            transport: Some("wss"),
             peer: None,
             reason: "expired",
             core: 1,

@@ -1,12 +1,14 @@
-//! What each core counts.
+//! The counters of each core.
 //!
-//! Invariant: a counter is written by the one core that owns its [`Counters`] and read by any thread, without order between
-//! two of them. Must not know: what is counted, or why.
+//! Invariants: the core that owns a [`Counters`] writes to it, and the supervisor, where a dead core cannot: `up` and
+//! `core_restarts`. Any thread reads it, without order between two counters. Which metric shows which counter is in
+//! `ops::metrics`; a test finds a counter that none shows, and one that nothing counts.
+//! Must not know: when anything is counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use msrp_relay_core::Limit;
+use msrp_relay_core::{Limit, Stay};
 
 /// A number that only counts. Relaxed throughout: readers want a figure, not an order.
 #[derive(Debug, Default)]
@@ -24,23 +26,23 @@ impl Counter {
         debug_assert!(before >= n, "a gauge went below zero");
     }
 
-    /// Makes it this number: for what is measured now and then, not counted.
+    /// Sets it to this number: for figures that are measured from time to time, not counted.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The present number.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Writes the list of counters once instead of four times, so that none is forgotten in a snapshot or a sum: single
-/// ones, then those that are counted by kind.
+/// Writes the list of counters once instead of four times, so that none is forgotten in a snapshot or a sum: first the
+/// single ones, then those counted by kind.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)* ; by kind: $($(#[$kinds_doc:meta])* $kinds:ident[$count:expr],)*) => {
-        /// What one core counts. Aligned to two cache lines, so that no two cores' counters share one.
+        /// The counters of one core. Aligned to two cache lines, so that no two cores' counters share one.
         #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
@@ -83,6 +85,12 @@ macro_rules! counters {
         }
 
         impl Snapshot {
+            /// Every number by the name of its counter, all kinds of one in a row, so that a test can try each alone.
+            pub fn each_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut u64)> {
+                let single = [$((stringify!($name), &mut self.$name),)*].into_iter();
+                single$(.chain(self.$kinds.iter_mut().map(|number| (stringify!($kinds), number))))*
+            }
+
             /// The names and values of the single ones, in a fixed order.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
@@ -105,30 +113,28 @@ macro_rules! counters {
 counters! {
     /// Connections accepted, handed-over ones on the core that accepted them.
     connections_accepted,
-    /// Connections open now, both accepted and dialled.
+    /// Open connections, both accepted and dialled.
     connections_open,
     /// Sessions opened by a successful AUTH.
     sessions_opened,
-    /// Sessions open now.
+    /// Open sessions.
     sessions_open,
+    /// Sessions that came from another core, to the one that they are bound to.
+    sessions_moved,
     /// AUTH requests answered 200.
     auth_ok,
-    /// AUTH requests refused after a digest was checked.
-    auth_failed,
-    /// AUTH requests without credentials, or with a challenge that is over, that were challenged.
+    /// AUTH requests that were challenged: without credentials, or with an expired challenge.
     auth_challenged,
     /// AUTH requests whose Expires is out of bounds.
     auth_out_of_bounds,
-    /// Chunks received, counted at their end.
+    /// Chunks received, counted at their head.
     chunks_in,
-    /// Chunks sent on, counted at their end.
+    /// Chunks sent on, the pieces of one that was cut each for itself, counted at their head.
     chunks_out,
     /// Body bytes received.
     body_bytes_in,
     /// Body bytes sent on.
     body_bytes_out,
-    /// REPORTs that this relay made itself.
-    reports_sent,
     /// Sessions bound to another side, a connection or a session, on this core.
     links_local,
     /// Sessions bound to another side on another core.
@@ -147,14 +153,22 @@ counters! {
     tls_handshake_failures,
     /// TLS connections that ended in an error after their handshake.
     tls_record_failures,
+    /// Connections upgraded to WebSocket.
+    websocket_upgrades,
+    /// Requests to a WebSocket listener that were refused.
+    websocket_refusals,
+    /// WebSocket clients given up because they answered no ping.
+    websocket_pings_unanswered,
+    /// WebSocket connections open now.
+    websocket_open,
     /// Connections passed to the core of the session that their first request names.
     connections_handed_over,
     /// Connections passed on to another process of this relay.
     connections_passed_on,
     /// Messages sent to other cores.
     messages_sent,
-    /// Quarters of a second that this core has lived through, told as it publishes. One that stands still belongs
-    /// to a core that is dead or stuck.
+    /// Quarters of a second that this core has lived through, told as it publishes. A core whose number stands still is
+    /// dead or stuck.
     heartbeats,
     /// Times this core was started again after a panic.
     core_restarts,
@@ -170,7 +184,7 @@ counters! {
     outbox_waiting,
     /// Buffers for reads that are free.
     read_buffers_spare,
-    /// Buffers for reads that were there when they were needed.
+    /// Buffers for reads that were found ready.
     read_buffers_reused,
     /// Buffers for reads that had to be allocated.
     read_buffers_allocated,
@@ -186,10 +200,14 @@ counters! {
 
     /// How often each limit was reached, by [`Limit::ALL`].
     limits_reached[Limit::COUNT],
+    /// Sessions that stayed though they are for one on another core, by [`Stay::ALL`].
+    sessions_stayed[Stay::COUNT],
     /// AUTH requests refused, by [`STATUSES`], then all others.
     auth_refused[STATUSES.len() + 1],
     /// REPORTs of this relay's own, likewise.
     reports[STATUSES.len() + 1],
+    /// What became of credentials that expire by themselves, by [`CredentialEnd::ALL`].
+    credentials[CredentialEnd::ALL.len()],
     /// How account look-ups ended, by [`LookUpEnd::ALL`].
     look_ups[LookUpEnd::ALL.len()],
     /// How name look-ups ended, likewise.
@@ -200,24 +218,24 @@ counters! {
     resolve_times[LOOK_UP_SECONDS.len() + 1],
 }
 
-/// The status codes that are counted one by one: those that the relay itself has a use for.
+/// The status codes that are counted one by one: those that the relay itself uses.
 pub const STATUSES: [u16; 10] = [400, 401, 403, 408, 413, 415, 423, 481, 501, 506];
 
-/// The upper bounds, in seconds, by which look-ups are sorted. The last is that of `limits.lookup_timeout` as a rule.
+/// The upper bounds, in seconds, by which look-ups are sorted. The last one is the usual `limits.lookup_timeout`.
 pub const LOOK_UP_SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// How a look-up on the control plane ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LookUpEnd {
-    /// There is what was asked for.
+    /// The account or name exists.
     Found,
-    /// There is not.
+    /// It does not.
     Unknown,
     /// Too many wait already.
     Busy,
     /// It took too long.
     Late,
-    /// Who was asked fails.
+    /// The backend or name server failed.
     Failed,
 }
 
@@ -238,13 +256,50 @@ impl LookUpEnd {
     }
 }
 
-/// How often each core publishes what it has counted, and by that shows that it works.
+/// What became of a credential that expires by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CredentialEnd {
+    /// It was good.
+    Good,
+    /// It was good once.
+    Expired,
+    /// It is good for longer than it may be.
+    TooLong,
+    /// It names no user, and must.
+    NoUser,
+    /// No secret has signed it.
+    Wrong,
+}
+
+impl CredentialEnd {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Good, Self::Expired, Self::TooLong, Self::NoUser, Self::Wrong];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Expired => "expired",
+            Self::TooLong => "too_long",
+            Self::NoUser => "no_user",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
+/// How often each core publishes its counters, which also shows that it works.
 pub const PUBLISHED_EVERY: Duration = Duration::from_millis(250);
 
 impl Counters {
     /// A limit was reached `times` more.
     pub fn limit_reached(&self, limit: Limit, times: u64) {
         self.limits_reached[limit as usize].add(times);
+    }
+
+    /// So many sessions more have stayed where they are.
+    pub fn session_stayed(&self, why: Stay, times: u64) {
+        self.sessions_stayed[why as usize].add(times);
     }
 
     /// An AUTH was refused with this code.
@@ -255,6 +310,11 @@ impl Counters {
     /// A REPORT of our own was sent with this code.
     pub fn report_sent(&self, code: u16) {
         self.reports[status_index(code)].add(1);
+    }
+
+    /// A credential that expires by itself was judged.
+    pub fn credential_judged(&self, end: CredentialEnd) {
+        self.credentials[end as usize].add(1);
     }
 
     /// An account was looked up.
@@ -302,6 +362,11 @@ impl Snapshot {
         Limit::ALL.iter().copied().zip(self.limits_reached)
     }
 
+    /// How many sessions stayed though they are for one on another core, by why.
+    pub fn sessions_stayed(&self) -> impl Iterator<Item = (Stay, u64)> {
+        Stay::ALL.into_iter().zip(self.sessions_stayed)
+    }
+
     /// How many AUTHs were refused with each code; `None` stands for all codes not in [`STATUSES`].
     pub fn auth_refused(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
         STATUSES.into_iter().map(Some).chain([None]).zip(self.auth_refused)
@@ -310,6 +375,11 @@ impl Snapshot {
     /// How many REPORTs of our own had each code, likewise.
     pub fn reports(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
         STATUSES.into_iter().map(Some).chain([None]).zip(self.reports)
+    }
+
+    /// What became of credentials that expire by themselves.
+    pub fn credentials(&self) -> impl Iterator<Item = (CredentialEnd, u64)> {
+        CredentialEnd::ALL.into_iter().zip(self.credentials)
     }
 
     /// Account look-ups.
@@ -369,6 +439,9 @@ mod tests {
     #[test]
     fn kinds_are_listed_in_the_order_of_their_counters() {
         for (at, end) in LookUpEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
+        }
+        for (at, end) in CredentialEnd::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);
         }
         assert!(LOOK_UP_SECONDS.is_sorted() && STATUSES.is_sorted());

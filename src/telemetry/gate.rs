@@ -1,12 +1,13 @@
 //! How many lines a stranger may put into the log.
 //!
-//! A line at `info` or above that an unauthenticated peer can cause belongs to a [`Site`] and is written with [`gated!`].
-//! A site lets through so many lines a minute for each source, and so many for all sources together; what is more goes to
-//! `debug`. The next line that is let through has in `suppressed` how many lines of its site were not.
+//! A line at `info` or above that an unauthenticated peer can cause belongs to a [`Site`] and is written with
+//! [`gated!`]. A site lets through so many lines a minute for each source, and so many for all sources together;
+//! further lines go to `debug`. The next line that is let through has in `suppressed` how many lines of its site were
+//! not.
 //!
-//! Invariants: all threads of the process share one count; asking allocates nothing and waits for nothing; the memory is
-//! fixed, whatever strangers do. Two sources may share a count (there are [`SLOTS`] of them, found by a keyed hash), which
-//! makes them stricter, never looser. Must not know: what the lines say.
+//! Invariants: all threads of the process share one count; asking allocates nothing and waits for nothing; the memory
+//! is fixed, whatever strangers do. Two sources may share a count (there are [`SLOTS`] of them, found by a keyed hash),
+//! which makes them stricter, never looser. Must not know what the lines say.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use msrp_relay_core::Limit;
 
-/// How long lines are counted together, from the first of them on.
+/// How long lines are counted together, from the first one on.
 pub const WINDOW_SECONDS: u32 = 60;
 /// Counts for sources at each site. A flood from more sources than that meets the bound for all sources first.
 const SLOTS: usize = 1024;
@@ -55,14 +56,18 @@ macro_rules! sites {
 }
 
 sites! {
-    /// A refused AUTH, with `auth.log_failures`, by address. fail2ban counts these: an address must reach any `maxretry`
-    /// that makes sense within a minute or two.
+    /// A refused AUTH, with `auth.log_failures`, by address. fail2ban counts these: an address must be able to reach
+    /// any sensible `maxretry` within a minute or two.
     AuthRefused = 20 of 600,
-    /// A client's certificate is no relay's, by address.
+    /// A client's certificate is not a relay's, by address.
     NotARelay = 1 of 30,
+    /// A page of a host that is not in `websocket.origins`, by address.
+    Origin = 1 of 30,
+    /// Several frames in one WebSocket message, by address.
+    SeveralFrames = 1 of 30,
     /// TLS cannot encrypt, by address.
     CannotEncrypt = 1 of 10,
-    /// TLS cannot be begun for a connection that was accepted: it is the same for all of them.
+    /// TLS cannot be begun for an accepted connection: the reason is the same for all of them.
     CannotBeginTls = 1 of 1,
     /// No descriptor is left for a connection.
     CannotAccept = 1 of 1,
@@ -70,21 +75,21 @@ sites! {
     CannotPassOn = 1 of 30,
     /// A next hop cannot be reached, by its host. A client with a session causes it; one client may name many hosts.
     NextHop = 5 of 120,
-    /// An account is there twice, by the name that was given.
+    /// An account exists twice, by the given user name.
     SeveralAccounts = 1 of 10,
     /// An account was asked for in a realm that has none, by the realm. An unauthenticated client causes it.
     RealmWithoutAccounts = 1 of 5,
     /// A look-up panicked.
     LookUpPanicked = 1 of 10,
-    /// A thread panicked, by where. A core that panics again and again rests longer each time; a look-up does not.
+    /// A thread panicked, by place. A core that panics repeatedly rests longer each time; a look-up does not.
     Panicked = 10 of 30,
     /// The metrics cannot be served.
     Metrics = 1 of 1,
-    /// What the libraries below us warn of.
+    /// Warnings of the libraries below us.
     Library = 60 of 60,
 }
 
-/// Where a line comes from, as far as lines are counted.
+/// The source of a line, as far as lines are counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Source(u64);
 
@@ -110,7 +115,7 @@ impl Source {
     }
 }
 
-/// A count of what has happened since a moment: that moment and the count in one word, so that they change together.
+/// A count since a moment: the moment and the count in one word, so that they change together.
 #[derive(Debug)]
 struct Window(AtomicU64);
 
@@ -150,7 +155,7 @@ impl Gate {
 
     /// Whether a line may be written; if so, how many were not since the last one.
     fn pass(&self, quota: Quota, now: u32, source: Source) -> Option<u64> {
-        // The source first: what one source has too much takes nothing from the others.
+        // The source first: its excess takes nothing from the others.
         let slot = self.sources.get(source.0 as usize % SLOTS)?;
         if slot.take(now, quota.per_source) && self.all.take(now, quota.all) {
             return Some(self.suppressed.swap(0, Ordering::Relaxed));
@@ -162,7 +167,7 @@ impl Gate {
 
 static GATES: [Gate; Site::ALL.len()] = [const { Gate::new() }; Site::ALL.len()];
 
-/// Each limit has a count of its own, for no line about one may hide a line about another.
+/// Each limit has its own count: no line about one may hide a line about another.
 static LIMITS: [(Window, AtomicU64); Limit::COUNT] =
     [const { (Window::new(), AtomicU64::new(0)) }; Limit::COUNT];
 
@@ -188,7 +193,7 @@ pub(crate) fn pass_limit(limit: Limit) -> Option<u64> {
     if window.take(now(), 1) {
         return Some(suppressed.swap(0, Ordering::Relaxed));
     }
-    // Not among the lines left out: a limit is counted in the metrics, by its key.
+    // Not among the suppressed lines: the metrics count each limit by its key.
     suppressed.fetch_add(1, Ordering::Relaxed);
     None
 }
@@ -237,7 +242,7 @@ mod tests {
             let passed = (0..FLOOD).filter_map(|_| gate.pass(quota, 7, one)).count();
             assert_eq!(passed, quota.per_source as usize, "{site:?}: one source");
             let others = (0..FLOOD).filter_map(|n| gate.pass(quota, 7, Source::of(&n)));
-            // The first of the others tells what the one had too much.
+            // The first line of the others reports what the flooding source had too many.
             let told: Vec<u64> = others.collect();
             assert!(told.len() <= (quota.all - quota.per_source) as usize, "{site:?}: all sources");
             let untold = u64::from(2 * FLOOD) - (passed + told.len()) as u64 - told.iter().sum::<u64>();
@@ -251,7 +256,7 @@ mod tests {
     fn one_source_takes_nothing_from_the_others() {
         let (gate, quota) = (Box::new(Gate::new()), Site::AuthRefused.quota());
         let [flood, other] = ["192.0.2.1", "192.0.2.2"].map(|a| Source::address(a.parse().unwrap()));
-        // Two may share a count, and then there is nothing to see.
+        // Two sources may share a count, and then the test sees nothing.
         if flood.0 as usize % SLOTS == other.0 as usize % SLOTS {
             return;
         }

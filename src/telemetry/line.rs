@@ -1,8 +1,8 @@
-//! What one line of the log looks like: as text, as JSON, and in front of either what the journal needs.
+//! The form of a log line: as text or JSON, with the journal's prefix before either.
 //!
-//! Invariants: whatever a field holds, a line is one line, and text from outside can look neither like another field nor
-//! like another line: it stands in quotes, with escapes. A line says what it says in the operator's words: no module of
-//! the relay is named. Must not know: what is logged.
+//! Invariants: whatever a field holds, a line is one line, and text from outside cannot look like another field or
+//! another line: it stands in quotes, with escapes. A line is in the operator's words: it names no module of the relay.
+//! Must not know what is logged.
 
 use std::fmt::{self, Debug};
 
@@ -18,15 +18,15 @@ use crate::config::LogFormat;
 
 /// Lines of ours have a target that begins like this.
 pub(super) const OURS: &str = "msrprelay";
-/// What is shown of one value; a backtrace is the longest. The journal cuts a line at 48 KiB, and what is behind the cut
-/// has no priority.
+/// How much of one value is shown; a backtrace is the longest. The journal cuts a line at 48 KiB, and the text after
+/// the cut has no priority.
 const VALUE_BYTES_MAX: usize = 16 << 10;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
     pub(super) format: LogFormat,
-    /// The journal reads them: it has the time, and is told the priority.
+    /// The journal reads them: it has the time, and needs the priority.
     pub(super) journal: bool,
 }
 
@@ -48,7 +48,7 @@ where
             said.library = Some(metadata.target().to_owned());
         }
         if said.library.is_some() {
-            // It is not known who can cause the lines of libraries. What is not written here is no line.
+            // Anyone may cause the lines of libraries. A line that is not written here is not written at all.
             let Some(suppressed) = gate::pass(Site::Library, Source::ANY) else { return Ok(()) };
             if suppressed > 0 {
                 said.fields.push(("suppressed", Value::Bare(suppressed.to_string())));
@@ -78,7 +78,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// A value, as far as its kind matters.
+/// A value, by its kind.
 enum Value {
     /// A number or a truth value, which is written as it is.
     Bare(String),
@@ -88,7 +88,7 @@ enum Value {
     Word(String),
 }
 
-/// What an event says.
+/// The text and fields of an event.
 #[derive(Default)]
 struct Said {
     library: Option<String>,
@@ -106,7 +106,7 @@ impl Said {
             write!(writer, "{library}: ")?;
         }
         for character in self.message.chars() {
-            // What breaks a line, or plays with the terminal, is escaped; quotes are part of a sentence.
+            // Escapes what breaks a line or controls a terminal; quotes are part of a sentence.
             match character {
                 '"' | '\'' => writer.write_char(character)?,
                 _ => write!(writer, "{}", character.escape_debug())?,
@@ -148,7 +148,7 @@ impl Said {
                 let (Value::Bare(text) | Value::Text(text) | Value::Word(text)) = value;
                 self.message = text;
             }
-            // Lines of libraries that do not use `tracing` say in fields where they come from.
+            // Libraries that do not use `tracing` give their lines' origin in fields.
             "log.target" => {
                 let (Value::Bare(text) | Value::Text(text) | Value::Word(text)) = value;
                 self.library = Some(text);
@@ -159,7 +159,7 @@ impl Said {
     }
 }
 
-/// Whether a reader sees where a value ends without quotes.
+/// Whether a reader sees the end of a value without quotes.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\=".contains(&byte))
 }
@@ -237,7 +237,7 @@ mod tests {
         String::from_utf8(shown.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// What a stranger may call itself.
+    /// Names that a stranger may use.
     const NAMES: [&str; 6] = [
         "alice",
         "x\" address=192.0.2.7:1 status=401 user=\"y",
@@ -260,7 +260,7 @@ mod tests {
             );
             let breaks = |c: char| c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c);
             assert!(!line.trim_end_matches('\n').contains(breaks), "{line:?}");
-            // What is in quotes left out, each name is there once.
+            // Outside the quotes, each name stands once.
             let outside: String =
                 line.replace("\\\\", "").replace("\\\"", "").split('"').step_by(2).collect();
             assert_eq!(outside.matches("address=").count(), 1, "{line}");
@@ -306,7 +306,7 @@ mod tests {
         lines_of_libraries_are_bounded_and_those_of_the_relay_are_not();
     }
 
-    /// Together with the test above in one: the tests of a process share the count of libraries' lines.
+    /// In one test with the one above: the tests of a process share the count of libraries' lines.
     fn lines_of_libraries_are_bounded_and_those_of_the_relay_are_not() {
         let lines = written(LogFormat::Text, false, || {
             for _ in 0..1000 {

@@ -1,8 +1,7 @@
-//! How log lines leave: from any thread, in a form that is safe to read, at a level that changes while the relay runs.
+//! Writes log lines: from any thread, in a safe form, at a level that can change while the relay runs.
 //!
-//! Invariant: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a thread of their
-//! own; when the queue is full they are dropped and counted.
-//! Must not know: what is logged, or why.
+//! Invariant: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a thread of
+//! their own; when the queue is full they are dropped and counted. Must not know what is logged, or why.
 
 use std::backtrace::Backtrace;
 use std::fs::File;
@@ -36,7 +35,7 @@ pub struct Telemetry {
     _writer: WorkerGuard,
 }
 
-/// Changes how much is logged, while it is logged; from any thread.
+/// Changes the log's level while it runs; from any thread.
 #[derive(Clone, Debug)]
 pub struct LogControl {
     filter: reload::Handle<Targets, Registry>,
@@ -44,10 +43,10 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// From now on lines of this severity and above are written.
+    /// From here on, lines of this severity and above are written.
     pub fn set(&self, level: LogLevel) {
         let mut now = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        // It fails only if the log is gone.
+        // Fails only if the log is gone.
         let _ = self.filter.reload(targets(level));
         *now = level;
     }
@@ -78,7 +77,7 @@ impl Telemetry {
         Ok(telemetry)
     }
 
-    /// What changes the level.
+    /// The handle that changes the level.
     #[must_use]
     pub fn control(&self) -> LogControl {
         self.level.clone()
@@ -101,7 +100,7 @@ impl Telemetry {
         self.lines_dropped_later()()
     }
 
-    /// The same, to be asked again and again, from any thread.
+    /// The same, for repeated use from any thread.
     pub fn lines_dropped_later(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let dropped = self.dropped.clone();
         move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX)
@@ -114,27 +113,27 @@ impl Telemetry {
 pub fn is_read_by_journal() -> bool {
     let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let opened = io::stderr().as_fd().try_clone_to_owned().map(File::from);
-    // A service may have sent its standard error elsewhere since.
+    // A service may have redirected its standard error since.
     opened
         .and_then(|file| file.metadata())
         .is_ok_and(|file| named.to_str() == Some(&format!("{}:{}", file.dev(), file.ino())))
 }
 
-/// What a line of standard error begins with where it is not written by the log, and tells of an error.
+/// The prefix of an error line on standard error that the log does not write.
 #[must_use]
 pub fn error_prefix() -> &'static str {
     if is_read_by_journal() { "<3>" } else { "" }
 }
 
-/// From now on a panic of any thread is a line in the log, with where it happened and the calls that led there, and not
-/// a paragraph on standard error that no log reader takes for one. What comes of the panic is not decided here.
+/// From here on, a panic of any thread is a line in the log, with its place and its backtrace, instead of a paragraph
+/// on standard error that no log reader understands. Does not decide what follows from the panic.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without words");
         let location = panic.location().map(tracing::field::display);
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
-        // One of its own, whatever RUST_BACKTRACE says: this is rare, and never asked for twice.
+        // Captured whatever RUST_BACKTRACE says: a panic is rare, and the chance does not come twice.
         let backtrace = Backtrace::force_capture();
         let source = Source::of(&panic.location().map(|at| (at.file(), at.line())));
         gated!(error, Site::Panicked, source, { thread, reason = message, location, %backtrace }, "A thread panicked");
@@ -150,7 +149,7 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    // The libraries below us are chatty from info down; what they warn of is worth reading, and bounded in `line`.
+    // The libraries below us log much at info and below; their warnings are worth reading, and bounded in `line`.
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OURS, level)
 }
 

@@ -1,4 +1,4 @@
-//! `msrp bench` against the real relay: it measures something in every mode, and finds what was changed on the way.
+//! `msrp bench` against the real relay: every mode measures something, and finds bytes that were changed on the way.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -78,6 +78,32 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
     });
 }
 
+#[test]
+fn every_mode_measures_a_relay_by_websocket_as_well() {
+    bounded(|| {
+        let setup = Setup { websocket: &[("127.0.0.1:0", true)], more: QUIET, ..Setup::default() };
+        let relay = RelayProcess::start(&setup);
+        let web = format!("wss://{}", relay.addresses[2]);
+        let measured = |arguments: &[&str]| {
+            let mut command = bench(arguments);
+            command.args(["--relay", &web, "--server-name", HOST, "--user", "alice@example.com"]);
+            command.args(["--auth-uri", "msrps://example.com;ws", "--relay-pid", &relay.pid().to_string()]);
+            command.arg("--ca").arg(relay.certificate()).env("MSRP_PASSWORD", password("alice"));
+            result(&command.output().unwrap())
+        };
+        let file = measured(&["file", "--size", "5M", "--sessions", "2", "--topology", "both"]);
+        assert_eq!(file["bytes"], 10 << 20, "{file}");
+        assert!(file["chunks"].as_u64().unwrap() > 160, "a message has at most 64 KiB: {file}");
+        let chunks =
+            ["file", "--size", "1000000", "--chunk-size", "10000", "--topology", "both", "--window", "8"];
+        assert_eq!(measured(&chunks)["answers"], 100);
+        let messages = measured(&["messages", "--count", "50", "--window", "4", "--topology", "both"]);
+        assert_eq!(messages["messages"], 50, "{messages}");
+        assert_eq!(measured(&["auth", "--count", "20"])["connections"], 20);
+        assert_eq!(measured(&["idle", "--sessions", "20", "--hold", "10ms"])["sessions"], 20);
+    });
+}
+
 /// Carries one connection to `far`, and changes the byte at `spoilt` of what is sent.
 fn proxy(far: SocketAddr, spoilt: Option<usize>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -111,7 +137,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, spoilt: Option<usize>) {
 fn a_byte_that_was_changed_on_the_way_is_found() {
     bounded(|| {
         for spoilt in [None, Some(700_000)] {
-            // Free a moment ago; nobody else asks for ports of this address.
+            // Free a moment ago; no other test asks for ports of this address.
             let far = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
             let (near, proxy) = proxy(far, spoilt);
             let (near, far) = (near.to_string(), far.to_string());
@@ -133,14 +159,15 @@ fn a_byte_that_was_changed_on_the_way_is_found() {
 
 #[test]
 fn what_cannot_be_measured_is_said_before_anything_is_connected() {
-    let nobody =
+    let absent =
         ["auth", "--relay", "127.0.0.1:1", "--user", "alice@example.com", "--relay-pid", "4294967295"];
     for (arguments, words) in [
         (&["file"][..], "--relay"),
         (&["file", "--relay", "127.0.0.1:1"], "--user"),
         (&["file", "--through", "127.0.0.1:1", "--listen", "127.0.0.1:0"], "--certificate"),
         (&["messages", "--size", "32", "--relay", "127.0.0.1:1"], "33"),
-        (&nobody, "4294967295"),
+        (&["file", "--relay", "wss://127.0.0.1:1", "--user", "alice@example.com"], "--topology"),
+        (&absent, "4294967295"),
     ] {
         let output = bench(arguments).env("MSRP_PASSWORD", "x").output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

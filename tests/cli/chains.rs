@@ -1,5 +1,5 @@
-//! Several relays in a row (RFC 4976, 5.1): what the tool sends through the first one, what it believes of what comes
-//! back, and whom it names when something is wrong. One scripted peer speaks for all of them, as the first one would.
+//! Several relays in a row (RFC 4976, 5.1): what the tool sends through the first one, which answers it accepts, and
+//! which relay it names in an error. One scripted peer plays all of them, as the first one would.
 
 use std::fs;
 use std::process::Output;
@@ -14,7 +14,7 @@ const NEAR: &str = "msrps://near.example:2855/aaa;tcp";
 const NEAR_THEN_FAR: &str = "msrps://near.example:2855/aaa;tcp msrps://far.example:2856;tcp";
 const TWO_RELAYS: &str = "msrps://near.example:2855/aaa;tcp msrps://far.example:2856/bbb;tcp";
 
-/// Runs the tool behind two relays; what the second one does is up to the script.
+/// Runs the tool behind two relays; the script plays the second one.
 fn behind_two(tool: &Tool, command: &[&str], second: impl AsyncFn(&mut Endpoint) + Send + 'static) -> Output {
     fs::write(tool.path("password"), "s3cret\n").unwrap();
     let more = ["--relay", "far.example:2856", "--user", "alice@example.com", "--password-file", "password"];

@@ -1,4 +1,4 @@
-//! Text of others on its way to the terminal: whatever it holds, a terminal shows it and obeys nothing of it.
+//! Foreign text on its way to the terminal: whatever it holds, a terminal shows it and obeys none of it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,9 +17,9 @@ use untrusted::text::is_plain;
 use testkit_net::tool::Tool;
 use testkit_net::zone::Zone;
 
-/// What may stand in a frame: a C1 control sequence, bidirectional overrides, what has no width, and line breaks.
+/// Valid in a frame: a C1 control sequence, bidirectional overrides, characters without width, and line breaks.
 const EVIL: &str = "\u{9b}31mevil\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{85}end";
-/// What no frame should have, and a peer may send.
+/// Invalid in a frame, but a peer may send it.
 const WORSE: &str = "\u{1b}[2Jevil\u{7f}\u{7}";
 
 /// One request as it came.
@@ -80,7 +80,7 @@ fn peer(answer: impl Fn(usize, &Request) -> String + Send + 'static) -> u16 {
     port
 }
 
-/// The word that stands in every foreign text has come through, and nothing else of it that a terminal obeys.
+/// The word in every foreign text has come through, and none of the text that a terminal obeys.
 #[track_caller]
 fn is_shown(output: &Output, what: &str) {
     let said = [&output.stdout[..], &output.stderr[..]].concat();
@@ -91,7 +91,7 @@ fn is_shown(output: &Output, what: &str) {
     }
 }
 
-/// As it is shown, so it is read by programs: valid, and plain.
+/// The output is valid JSON and plain text.
 #[track_caller]
 fn is_json(output: &Output, what: &str) -> Value {
     is_shown(output, what);
@@ -116,7 +116,7 @@ fn comments_of_responses_and_reports_are_shown_escaped() {
         });
         for (port, what) in [(refusing, "a response"), (reporting, "a REPORT")] {
             let path = format!("msrp://127.0.0.1:{port}/s;tcp");
-            // What is not believed is waited for in vain.
+            // An answer that the tool rejects never comes.
             let timeout = if text == EVIL { "60s" } else { "5s" };
             let arguments = ["--plain", "--success-report", "yes", "--timeout", timeout, "file"];
             let output = tool.send(&path, &arguments);
@@ -126,7 +126,7 @@ fn comments_of_responses_and_reports_are_shown_escaped() {
                 let output = tool.send(&path, &[&arguments[..], &["--json"]].concat());
                 assert_eq!(is_json(&output, what)["ok"], false);
             } else {
-                // A frame that holds such things need not be believed; what is said of it is safe.
+                // The tool may reject such a frame; its error is safe.
                 let said = String::from_utf8(output.stderr).unwrap();
                 assert!(said.chars().all(|c| c == '\n' || is_plain(c)), "{what}: {said:?}");
             }
@@ -178,7 +178,7 @@ fn realms_paths_and_refusals_of_a_relay_are_shown_escaped() {
     }
 }
 
-/// The line of a file that appears whole.
+/// A file with one line, which appears whole.
 fn written(path: &Path) -> String {
     for _ in 0..6000 {
         if let Ok(text) = std::fs::read_to_string(path) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends a test whose partner never does what is waited for.
+/// Ends a test whose partner never does the awaited thing.
 pub(crate) async fn alarm() {
     glommio::timer::sleep(LIMIT).await;
     panic!("nothing came of it within the time limit");

@@ -1,7 +1,7 @@
 //! The `msrp` tool as its users meet it: two processes, real sockets, real files, exit statuses.
 //!
-//! Client to client, without a relay: what one end does wrong cannot be made good by a relay in between. Scripted partners
-//! (the library's `Endpoint`) play those that misbehave. [`probe`] and [`bench`] have real relays.
+//! Client to client, without a relay: no relay in between can correct what one end does wrong. Scripted partners (the
+//! library's `Endpoint`) play the faulty ends. [`probe`] and [`bench`] have real relays.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod bench;
@@ -15,3 +15,4 @@ mod security;
 mod senders;
 mod slow;
 mod transfers;
+mod websocket;

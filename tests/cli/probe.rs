@@ -20,7 +20,7 @@ fn serve(records: Vec<(&'static str, RData)>) -> Zone {
 const SERVICE: &str = "_msrps._tcp.example.test.";
 const RELAY: &str = "relay.example.test.";
 
-/// A relay, and the certificate that clients should believe.
+/// A relay, and the certificate that clients should trust.
 struct Probe {
     relay: TestRelay,
     place: TempDir,
@@ -83,7 +83,7 @@ fn a_domain_in_order_is_told_from_the_record_to_the_auth() {
         let probe = Probe::new();
         let zone =
             serve(vec![(SERVICE, srv(10, 5, probe.port(), RELAY)), (RELAY, RData::A(A::new(127, 0, 0, 1)))]);
-        // As clients do, AUTH is addressed to the domain; the accounts are of another one here.
+        // Like a client, addresses AUTH to the domain; here the accounts are of another one.
         let user = [
             "--user",
             "alice@example.com",
@@ -125,7 +125,7 @@ fn every_address_is_visited_whatever_is_wrong_with_the_one_before() {
         let zone = serve(vec![
             (SERVICE, srv(20, 0, probe.port(), RELAY)),
             (SERVICE, srv(10, 0, probe.port(), "gone.example.test.")),
-            // Nobody listens on this address of the relay's port.
+            // No relay listens on this address of the relay's port.
             (RELAY, RData::A(A::new(127, 0, 0, 1))),
             (RELAY, RData::AAAA(AAAA::new(0, 0, 0, 0, 0, 0, 0, 1))),
         ]);
@@ -189,7 +189,7 @@ fn a_refused_user_has_its_own_status() {
 fn without_a_record_the_domain_stands_for_its_relay_and_a_dot_for_none() {
     bounded(|| {
         let probe = Probe::new();
-        // Nobody has this address.
+        // No host has this address.
         let zone = serve(vec![("example.test.", RData::A(A::new(127, 77, 77, 77)))]);
         let seen = probe.probe(&zone, &[]);
         assert_eq!(seen.status, 3);

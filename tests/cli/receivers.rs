@@ -279,7 +279,7 @@ fn an_interrupted_receiver_leaves_nothing_behind() {
     assert_eq!(tool.received(), [""; 0]);
 }
 
-/// A message of one chunk that is no file, with these headers and this body.
+/// A message of one chunk that is not a file, with these headers and this body.
 async fn send_message(endpoint: &mut Endpoint, path: &str, headers: &str, body: &str) {
     let own_uri = endpoint.own_uri().to_owned();
     let frame = format!(
@@ -391,7 +391,7 @@ fn sender_learns_why_the_receiver_cannot_store_a_file() {
     assert!(!errors(&sent).contains(tool.directory.path().to_str().unwrap()), "paths stay here");
 }
 
-/// Each hop has an answer of its own, and its own words for a code.
+/// Each hop writes its own answer, with its own words for a code.
 #[test]
 fn reason_goes_in_a_report_to_who_is_behind_a_relay() {
     let tool = Tool::new();

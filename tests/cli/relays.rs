@@ -1,4 +1,4 @@
-//! AUTH against a scripted relay: what the tool sends, what it believes, how it ends.
+//! AUTH against a scripted relay: what the tool sends, which answers it accepts, how it ends.
 
 use std::fs;
 use std::process::Output;
@@ -62,11 +62,11 @@ pub(crate) fn with_script(
     output
 }
 
-/// A relay that grants a URI to who answers its challenge; or says that it does.
+/// A relay that grants a URI to a client that answers its challenge, or claims to.
 pub(crate) struct Granting {
-    /// The To-Path it awaits, itself behind those in between; the From-Path of its answers as they arrive.
+    /// The awaited To-Path, with this relay after those in between; the From-Path of its answers as they arrive.
     pub(crate) to_path: &'static str,
-    /// What it is called by itself.
+    /// Its own URI.
     pub(crate) uri: &'static str,
     pub(crate) use_path: &'static str,
     pub(crate) user: &'static str,
@@ -151,7 +151,7 @@ fn probe_tells_what_the_relay_grants() {
     assert!(peers.starts_with(reversed), "{peers}");
 }
 
-// G13: there is no `uri` in the credentials unless somebody asks for it.
+// G13: there is no `uri` in the credentials unless an option asks for it.
 #[test]
 fn a_relay_that_wants_a_uri_in_the_credentials_can_have_it() {
     let tool = Tool::new();

@@ -1,4 +1,4 @@
-//! What the tool says where TLS does not come about, and whose certificates it takes.
+//! The tool's errors when TLS fails, and which certificates it accepts.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use testkit_net::tool::{Tool, errors, status};
 
-/// What `openssl req -x509` makes: self-signed, for a host, and an authority by its own word.
+/// Like the output of `openssl req -x509`: self-signed, for a host, and marked as an authority.
 fn by_openssl(tool: &Tool, name: &str, dates: Option<(i32, i32)>) {
     let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -23,7 +23,7 @@ fn by_openssl(tool: &Tool, name: &str, dates: Option<(i32, i32)>) {
     fs::write(tool.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
-/// Sends a file to a receiver with this certificate; what the sender says where it fails.
+/// Sends a file to a receiver with this certificate. Returns the sender's error.
 fn refusal(tool: &Tool, certificate: &str, options: &[&str]) -> String {
     let receiver = tool.receiver(&["--cert", certificate, "--key", &format!("{certificate}.key")]);
     let sent = tool.send(&receiver.path, &[&["f"], options].concat());
@@ -94,7 +94,7 @@ fn plain_to_a_port_that_closes_is_told_what_it_may_be() {
     assert!(errors(&probed).contains("if that port speaks TLS: without --plain"), "{}", errors(&probed));
 }
 
-/// A server that does this with one connection.
+/// A server that treats one connection like this.
 fn serving(talk: impl FnOnce(&mut TcpStream) + Send + 'static) -> (String, std::thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

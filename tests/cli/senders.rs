@@ -250,7 +250,7 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
         let address = listener.address().unwrap();
         let own_uri = Endpoint::mint_uri(address, false);
-        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let target = Target { host: address.ip().to_string(), port: address.port(), web: None };
         let dialling = async { Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap() };
         let accepting = async { Endpoint::new(listener.accept(LIMIT).await.unwrap(), own_uri.clone()) };
         let (mut alice, mut bob) = futures_lite::future::zip(dialling, accepting).await;
@@ -279,11 +279,11 @@ fn empty_send_opens_the_session_and_the_file_follows_unasked() {
     let content = tool.file("f.bin", 1000);
     let output = opened_to_scripted_receiver(&tool, &["f.bin"], async move |endpoint| {
         let first = expect_empty_send(endpoint).await;
-        // That has no answer yet.
+        // That SEND has no answer yet.
         let file = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
         assert_eq!(file.body, content);
         assert_ne!(file.head.message_id(&file.bytes), first.head.message_id(&first.bytes));
-        // Who does not like it may say so: the file counts.
+        // A receiver may refuse the empty SEND: the file counts.
         endpoint.outgoing.send(&response(&first, 400)).await.unwrap();
         endpoint.outgoing.send(&response(&file, 200)).await.unwrap();
         endpoint.outgoing.send(&report(&file, "000 200 OK", "1-1000/1000")).await.unwrap();
@@ -313,7 +313,7 @@ fn file_waits_for_the_answer_to_the_first_send_where_that_is_asked_for() {
     let unanswered = opened_to_scripted_receiver(&tool, &arguments, async |endpoint| {
         expect_empty_send(endpoint).await;
         while let Ok(Some(event)) = endpoint.incoming.next().await {
-            assert!(!matches!(event, Event::Body(_)), "a file that nobody has let in");
+            assert!(!matches!(event, Event::Body(_)), "a file before the session is open");
         }
     });
     assert_eq!(status(&unanswered), 1);
@@ -339,12 +339,12 @@ fn session_that_is_not_there_is_told_before_the_file_is_sent() {
             let first = expect_empty_send(endpoint).await;
             let refusal = match by_report {
                 false => response(&first, 481),
-                // As a relay tells it, behind an answer of its own or before.
+                // As a relay reports it, after an answer of its own or before.
                 true => report(&first, "000 481 Because", "1-0/0"),
             };
             endpoint.outgoing.send(&refusal).await.unwrap();
             while let Ok(Some(event)) = endpoint.incoming.next().await {
-                assert!(!matches!(event, Event::Body(_)), "a file for nobody");
+                assert!(!matches!(event, Event::Body(_)), "a file without a session");
             }
         });
         assert_eq!(status(&output), 1);
@@ -353,7 +353,7 @@ fn session_that_is_not_there_is_told_before_the_file_is_sent() {
     }
 }
 
-/// What keeps a receiver with a time limit waiting while a large file is read for its hash.
+/// Keeps a receiver with a time limit waiting while a large file is read for its hash.
 #[test]
 fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() {
     let (path_sender, path_receiver) = std::sync::mpsc::channel();
@@ -386,7 +386,7 @@ fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() 
     });
     let (path, address) = path_receiver.recv().unwrap();
     run_on_executor(None, async {
-        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let target = Target { host: address.ip().to_string(), port: address.port(), web: None };
         let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap();
         let opening = Opening { to_path: &path, await_answer: false, idle_limit: LIMIT };
         let work = async { seen_receiver.recv().await.unwrap() };
@@ -397,11 +397,11 @@ fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() 
     peer.join().unwrap();
 }
 
-/// A file that takes minutes to read: who waits for it, or has no session for it, is not left alone so long.
+/// A file takes minutes to read: a waiting receiver, or one without a session, must not be left alone so long.
 #[test]
 fn session_is_open_before_the_file_is_read_for_its_hash() {
     let tool = Tool::new();
-    // Nothing of it is on the disk.
+    // A sparse file: none of it is on the disk.
     std::fs::File::create(tool.path("f.bin")).unwrap().set_len(256 << 30).unwrap();
     let output = opened_to_scripted_receiver(&tool, &["f.bin"], async |endpoint| {
         let first = expect_empty_send(endpoint).await;

@@ -1,4 +1,4 @@
-//! A machine on which the engine gets on slowly, or not at all: calls end, and end as they should.
+//! A machine on which the engine runs slowly, or not at all: calls end, and end as they should.
 //!
 //! The machine is `tests/slow/slow.c`, loaded into the tool: a thread rests whenever it comes back from `io_uring_enter`.
 
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use testkit_net::tool::{Tool, errors, names_in, status};
 
-/// Longer than a call takes on this machine, and on one that has other things to do; a hanging one takes for ever.
+/// Longer than a call takes on a busy machine; a hanging call takes for ever.
 const LIMIT: Duration = Duration::from_secs(90);
-/// Longer than the timer with which the engine used to end its turns: 1 ms.
+/// Longer than glommio's default preemption timer, 1 ms, which this engine replaces.
 const SLOW: &str = "1500";
 /// For ever.
 const STUCK: &str = "1000000000";
@@ -47,7 +47,7 @@ fn within_limit<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What a call has said when it ended; one that hangs is ended here.
+/// The output of a call that ended; ends one that hangs.
 fn ended(mut child: Child, what: &str) -> Output {
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -64,7 +64,7 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Whether the process has something to do on SIGTERM.
+/// Whether the process catches SIGTERM.
 fn catches_sigterm(child: &Child) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -128,7 +128,7 @@ fn timeout_ends_a_call_whose_engine_is_stuck() {
     let send = ["send", "file", "--to", &path, "--timeout", "3s"];
     let child = on_machine(&tool, STUCK, &send).spawn().unwrap();
     let (mut stream, _) = silent.accept().unwrap();
-    // It has sent all and waits for an answer.
+    // It has sent everything and awaits an answer.
     let mut seen = Vec::new();
     while !seen.ends_with(b"$\r\n") {
         let mut byte = [0];
@@ -143,7 +143,7 @@ fn timeout_ends_a_call_whose_engine_is_stuck() {
     );
 }
 
-/// A receiver that has received half of a file, and whose engine is stuck then.
+/// A receiver that has received half of a file when its engine gets stuck.
 fn stuck_in_the_middle(tool: &Tool, more: &[&str]) -> (Child, TcpStream) {
     let receive = ["receive", "--listen", "127.0.0.1:0", "--plain", "--out", "in", "--path-file", "path"];
     let mut command = on_machine(tool, STUCK, &receive);

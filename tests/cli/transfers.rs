@@ -1,4 +1,4 @@
-//! File transfers that go well, and those that never begin.
+//! File transfers that succeed, and transfers that never begin.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -134,7 +134,7 @@ fn offered_names_cannot_leave_the_directory_or_replace_anything() {
 }
 
 #[test]
-fn a_certificate_nobody_vouches_for_is_refused() {
+fn untrusted_certificate_is_refused() {
     let tool = Tool::new();
     tool.file("f.bin", 100);
     let receiver = tool.receiver(&["--cert", "crt", "--key", "key"]);

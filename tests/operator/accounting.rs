@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use testkit_net::endpoint::End;
+use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::process::RelayProcess;
 use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{bounded, until};
@@ -94,6 +94,36 @@ fn each_end_of_a_session_is_recorded_once_with_its_figures_and_its_reason() {
 }
 
 #[test]
+fn records_name_the_transport_that_the_client_came_by() {
+    bounded(|| {
+        let relay = RelayProcess::start(&Setup {
+            websocket: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
+            plain_auth: true,
+            more: JSON,
+            ..Setup::default()
+        });
+        let path = file(&relay, "sessions.json");
+        let [tls, tcp, wss, ws] = relay.addresses[..4] else { panic!("four listeners") };
+        let clients = [
+            ("tls", Endpoint::tls(tls, &relay.client, "user0")),
+            ("tcp", Endpoint::plain(tcp, "user1")),
+            ("wss", Endpoint::wss(wss, &relay.client, "user2")),
+            ("ws", Endpoint::ws(ws, "user3")),
+        ];
+        for (n, (transport, client)) in clients.into_iter().enumerate() {
+            let user = format!("user{n}");
+            let client = client.log_in(&user, tls.port());
+            let address = client.stream().local_addr().unwrap().to_string();
+            client.close();
+            let records = records(&path, n + 1);
+            let record = of(&records, &user);
+            assert_eq!((&record["transport"], &record["client"]), (&json!(transport), &json!(address)));
+            assert_eq!(record["reason"], "closed by the client", "{record}");
+        }
+    });
+}
+
+#[test]
 fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() {
     bounded(|| {
         let relay = start("accounting: {format: json, file: sessions.json}");
@@ -102,14 +132,14 @@ fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() 
         records(&path, 1);
         let moved = file(&relay, "sessions.json.1");
         fs::rename(&path, &moved).unwrap();
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         relay.client("bob").close();
         of(&records(&path, 1), "bob");
         assert_eq!(records(&moved, 1).len(), 1);
 
         let more = "accounting: {format: text, file: sessions.log}";
         relay.rewrite(&Setup { more, ..Setup::default() });
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         relay.client("user1").close();
         let text = until("the record", || {
             fs::read_to_string(file(&relay, "sessions.log")).ok().filter(|text| text.ends_with('\n'))
@@ -117,10 +147,10 @@ fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() 
         assert!(text.contains(" user=\"user1\" realm=\"example.com\" "), "{text}");
         assert!(text.contains(" reason=\"closed by the client\" "), "{text}");
 
-        // What cannot be opened leaves everything as it was.
+        // A file that cannot be opened changes nothing.
         let more = "accounting: {format: text, file: no/such/directory}";
         relay.rewrite(&Setup { more, ..Setup::default() });
-        relay.reload("The config was read but is not taken");
+        relay.reload("The config cannot be put into force; the old one stays in force");
         let log = relay.log();
         assert!(log.contains("accounting.file: ") && log.contains("let the relay's user write it"), "{log}");
     });

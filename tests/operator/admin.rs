@@ -1,6 +1,6 @@
-//! Looking inside a running relay: the commands as an operator gives them, and the socket below as anybody may abuse it.
+//! Looks inside a running relay: the commands as an operator gives them, and the socket below as any user may abuse it.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,9 +14,11 @@ use msrprelay::ops::admin::{CLIENTS_MAX, REQUEST_BYTES_MAX};
 use serde_json::{Value, json};
 use testkit_net::account::{Login, password};
 use testkit_net::endpoint::{End, Endpoint};
+use testkit_net::frame::Request;
 use testkit_net::process::{RelayProcess, relay_binary};
 use testkit_net::relay::Setup;
 use testkit_net::transfer::Outgoing;
+use testkit_net::websocket::{PING, client_frame};
 use testkit_net::{PATIENCE, assert_same, bounded, contents, until};
 
 fn start(more: &'static str) -> RelayProcess {
@@ -55,7 +57,7 @@ fn json(socket: &Path, arguments: &[&str]) -> Vec<Value> {
     said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The one line that a command says why in, which cannot succeed.
+/// The error line of a command that must fail.
 #[track_caller]
 fn refused(socket: &Path, arguments: &[&str]) -> String {
     let output = run(socket, arguments);
@@ -98,7 +100,8 @@ fn sessions_are_listed_with_their_peers_and_bytes_and_without_their_secrets() {
         ] {
             let session = of(&sessions, user);
             assert_eq!((&session["realm"], &session["state"]), (&json!("example.com"), &json!("bound")));
-            assert_eq!(session["core"], client.core());
+            // Alice has said the first word, and is where bob is.
+            assert_eq!(session["core"], if user == "alice" { bob.core() } else { client.core() });
             let address = client.stream().local_addr().unwrap().to_string();
             assert_eq!(session["client"], address);
             assert_eq!(
@@ -192,7 +195,7 @@ fn the_status_has_what_each_core_does() {
 
         said(&socket, &["log-level", "debug"]);
         assert_eq!(json(&socket, &["status"])[0]["log_level"], "debug");
-        relay.stranger("somebody").close();
+        relay.stranger("stranger").close();
         until("a line of that level", || relay.log().contains("DEBUG").then_some(()));
     });
 }
@@ -245,7 +248,7 @@ fn reload_waits_for_the_outcome_and_says_what_is_wrong() {
             "{warned}"
         );
         // Without a socket, by a signal.
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         let before = relay.log().matches(taken).count();
         let nowhere = socket.with_file_name("nowhere.sock");
         let output = run(&nowhere, &["reload", "--pid", &relay.pid().to_string()]);
@@ -263,7 +266,7 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let socket = socket(&relay);
         let mode = fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        // Somebody else on the machine; no account is needed to be one.
+        // Another user of the machine, without an account.
         let id = Command::new("id").arg("-u").output().unwrap();
         if id.stdout == b"0\n" {
             for directory in socket.ancestors().skip(1).take(1) {
@@ -281,7 +284,7 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let nowhere = socket.with_file_name("nowhere.sock");
         assert!(refused(&nowhere, &["status"]).contains("no such socket: start the relay"));
 
-        // Another relay may not have it, nor what is no socket.
+        // Another relay may not have it, nor may a file that is no socket.
         let more = format!("admin: {{socket: {}}}", socket.display()).leak();
         let place = tempfile::tempdir().unwrap();
         let config = place.path().join("config.yaml");
@@ -291,10 +294,12 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && words.contains("another relay listens there"), "{words}");
 
-        // One that was killed leaves its socket behind; the next one takes its place.
+        // A killed relay leaves its socket behind; the next one replaces it.
         relay.signal("KILL");
         relay.wait();
-        assert!(refused(&socket, &["status"]).contains("nobody listens there: the relay has been killed"));
+        assert!(
+            refused(&socket, &["status"]).contains("no process listens there: the relay has been killed")
+        );
         let next = start(more);
         assert_eq!(json(&socket, &["status"])[0]["pid"], next.pid());
         drop(next);
@@ -325,7 +330,7 @@ fn answered(socket: &Path, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn nonsense_and_crowds_at_the_socket_harm_nobody() {
+fn nonsense_and_crowds_at_the_socket_do_no_harm() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
@@ -341,7 +346,7 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
         ] {
             let answer = answered(&socket, bytes);
             let is_refusal = answer.starts_with("{\"error\":\"that is no request");
-            // What is no text is not answered at all, and of what was not read the kernel tells by a reset.
+            // Bytes that are no text get no answer, and for unread ones the kernel sends a reset.
             assert!(answer.is_empty() || is_refusal, "{bytes:?}: {answer}");
         }
         let crowd: Vec<_> = (0..CLIENTS_MAX).map(|_| connect(&socket)).collect();
@@ -359,13 +364,15 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
 }
 
 #[test]
-fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go() {
+fn long_list_comes_whole_while_others_chat_and_a_reader_that_stops_is_released() {
     const MANY: usize = 400;
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
         let crowd: Vec<_> = (0..MANY).map(|n| relay.client(&format!("user{}", n % 256))).collect();
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
+        // They come together on one core now, and not while the list is made.
+        alice.chat(&mut bob, b"Hello");
         std::thread::scope(|scope| {
             let listing = scope.spawn(|| {
                 for _ in 0..5 {
@@ -378,7 +385,7 @@ fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go
             }
             listing.join().unwrap();
         });
-        // Reads the first line and no more. None: the clients before it have not been let go yet.
+        // Reads the first line and no more. None: the clients before it have not been released yet.
         let reads_one_line = || {
             let mut stream = connect(&socket);
             stream.write_all(b"{\"command\":\"sessions\",\"user\":null}\n").ok()?;
@@ -439,7 +446,7 @@ impl Drop for Tracing {
     }
 }
 
-/// Chats until a trace has begun, of which nobody tells.
+/// Chats until a trace has begun, which no message announces.
 fn until_traced(relay: &RelayProcess, count: usize) {
     until("the trace to begin", || {
         (relay.log().matches("An operator traces").count() >= count).then_some(())
@@ -456,7 +463,7 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         let mut trace = Tracing::start(&socket, "alice@example.com", &[]);
         until_traced(&relay, 1);
         let mut heads = Vec::new();
-        // Cores begin one after the other: until hers has, what is said is not shown.
+        // Cores begin one after the other: until hers has, her messages are not shown.
         std::thread::scope(|scope| {
             let first = scope.spawn(|| trace.next().unwrap());
             let mut further = 0..5;
@@ -474,7 +481,9 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         assert!(heads.iter().any(|head| head["direction"] == "in"), "{heads:?}");
         let ours = format!("/{}…;tcp", &id(&alice)[..10]);
         for head in &heads {
-            assert_eq!((&head["user"], &head["core"]), (&json!("alice"), &json!(alice.core())));
+            assert_eq!(head["user"], "alice");
+            // Where she logged in, or where bob is, to whom she has gone.
+            assert!([alice.core(), bob.core()].iter().any(|core| head["core"] == *core), "{head}");
             assert!(head["head"].as_str().unwrap().contains(&ours), "{head}");
         }
         let shown = format!("{heads:?}");
@@ -486,7 +495,7 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
             assert!(!shown.contains(&id(client)), "{shown}");
         }
 
-        // A further session of hers is shown, and an AUTH without what is in it.
+        // Another session of hers is shown, and an AUTH without its content.
         let mut second = relay.client("alice");
         let mut dan = relay.client("user3");
         let tid = second.say(&dan.path(), b"A word");
@@ -509,8 +518,115 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
     });
 }
 
+/// What is shown are MSRP's heads, whatever they travel in: no header of WebSocket, no mask, no control frame.
 #[test]
-fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
+fn a_trace_of_a_page_shows_frames_of_msrp_and_nothing_of_websocket() {
+    bounded(|| {
+        let more = "admin: {socket: admin.sock}\nwebsocket: {ping_interval: 1s}";
+        let relay =
+            RelayProcess::start(&Setup { websocket: &[("127.0.0.1:0", true)], more, ..Setup::default() });
+        let socket = socket(&relay);
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
+        let mut trace = Tracing::start(&socket, "alice@example.com", &[]);
+        until_traced(&relay, 1);
+        let first = std::thread::scope(|scope| {
+            let first = scope.spawn(|| trace.next().unwrap());
+            while !first.is_finished() {
+                page.chat(&mut phone, b"The words of a body");
+                phone.chat(&mut page, b"The words of a body");
+            }
+            first.join().unwrap()
+        });
+        // In fragments, with a ping between them.
+        let range = "1-4/4";
+        let request = Request::send(&page.route(&phone.path()), &page.uri, "last1234", range);
+        let tid = request.tid();
+        let frame = request.with_body(b"last", msrp_proto::parser::Flag::Last);
+        let (front, back) = frame.split_at(frame.len() / 2);
+        page.writer.write_below(&client_frame(0x02, front));
+        page.writer.write_below(&client_frame(PING, b"?"));
+        page.writer.write_below(&client_frame(0x80, back));
+        assert_eq!(page.status(&tid), 200);
+        phone.request("SEND");
+        let mut heads = vec![first];
+        heads.extend(trace.until("out", &format!("MSRP {tid} 200")));
+        let sends = heads.iter().filter(|head| head["head"].as_str().unwrap().contains(" SEND\n"));
+        let ways: Vec<_> = sends.map(|head| head["direction"].as_str().unwrap()).collect();
+        assert!(ways.contains(&"in") && ways.contains(&"out"), "{ways:?}");
+        for head in &heads {
+            let head = head["head"].as_str().unwrap();
+            assert!(head.starts_with("MSRP ") && !head.contains("words of a body"), "{head:?}");
+            assert!(
+                head.chars().all(|c| c == '\n' || c == '…' || c.is_ascii_graphic() || c == ' '),
+                "{head:?}"
+            );
+        }
+    });
+}
+
+/// A client on another core than that of `other`.
+fn client_apart(relay: &RelayProcess, user: &str, other: &Endpoint) -> Endpoint {
+    until("a client on another core", || {
+        let client = relay.client(user);
+        (client.core() != other.core()).then_some(client)
+    })
+}
+
+// The trace is known on every core: where the session goes, its heads are shown from the one on with which it goes.
+#[test]
+fn a_trace_goes_on_where_its_session_moves_to() {
+    bounded(|| {
+        let relay = RelayProcess::start(&Setup { more: ADMIN, cores: "[0, 1]", ..Setup::default() });
+        let socket = socket(&relay);
+        let to = format!("msrps://example.com:{};tcp", relay.addresses[0].port());
+        let password = password("alice");
+        for (count, by_user) in [(1, true), (2, false)] {
+            let mut bob = relay.client("bob");
+            let mut alice = client_apart(&relay, "alice", &bob);
+            let of = if by_user { "alice@example.com".to_owned() } else { id(&alice)[..10].to_owned() };
+            let mut trace = Tracing::start(&socket, &of, &[]);
+            until_traced(&relay, count);
+            // Until her core has begun, what she sends is not shown.
+            let login = Login::new("alice", &password, &to);
+            let first = std::thread::scope(|scope| {
+                let first = scope.spawn(|| trace.next().unwrap());
+                while !first.is_finished() {
+                    login.challenged(&mut alice);
+                }
+                first.join().unwrap()
+            });
+            assert_eq!(first["core"], alice.core());
+            // Each core answers this behind what it was asked before: both have begun.
+            assert!(run(&socket, &["sessions"]).status.success());
+
+            let tid = alice.say(&bob.path(), b"The first word");
+            assert_eq!(alice.status(&tid), 200);
+            bob.request("SEND");
+            let heads = trace.until("out", &format!("MSRP {tid} 200"));
+            let of_request =
+                |head: &&Value| head["head"].as_str().unwrap().starts_with(&format!("MSRP {tid} SEND"));
+            let sends: Vec<_> = heads.iter().filter(of_request).collect();
+            assert_eq!(sends.len(), 1, "once, and not by the core that waited with it: {heads:?}");
+            assert_eq!((&sends[0]["direction"], &sends[0]["core"]), (&json!("in"), &json!(bob.core())));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+
+            // Both ways, and what she asks of the relay.
+            let tid = bob.say(&alice.path(), b"The second word");
+            let request = alice.request("SEND");
+            assert_eq!(bob.status(&tid), 200);
+            let heads = trace.until("out", &format!("MSRP {} SEND", request.tid()));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+            let (_, last) = login.attempt(&mut alice);
+            assert_eq!(last.status(), Some(200));
+            let heads = trace.until("out", &format!("MSRP {} 200", last.tid()));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+            assert!(heads.iter().all(|head| head["user"] == "alice"), "{heads:?}");
+        }
+    });
+}
+
+#[test]
+fn trace_of_one_session_ends_by_itself_and_holds_up_no_file() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
@@ -519,7 +635,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
         let prefix = id(&bob)[..10].to_owned();
         let mut trace = Tracing::start(&socket, &prefix, &["--seconds", "2"]);
         until_traced(&relay, 1);
-        // Somebody who reads nothing.
+        // A client that reads nothing.
         let mut deaf = connect(&socket);
         deaf.write_all(b"{\"command\":\"trace\",\"of\":\"alice\",\"seconds\":60}\n").unwrap();
         until_traced(&relay, 2);
@@ -541,7 +657,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
     });
 }
 
-/// Text of others, as a relay might hand it on: C0, C1, DEL, directions, no width, and line breaks.
+/// Foreign text, as a relay might pass it on: C0, C1, DEL, directions, no width, and line breaks.
 const EVIL: &str = "\u{1b}[2J\u{9b}31mevil\u{7f}\u{202e}\u{2066}\u{200b}\u{2028}\nend";
 
 /// A relay that answers every question with these lines.

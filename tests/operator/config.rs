@@ -1,6 +1,6 @@
-//! The config as an operator meets it: what is accepted, what is refused, and in which words.
+//! The config as an operator meets it: accepted and refused ones, and the words.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use msrp_proto::digest::Algorithm;
+use msrp_ws::upgrade::{Origins, Wanted};
 use msrprelay::config::{
     Accounting, AccountingFormat, Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits,
     LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer, UnprovenRelays,
@@ -85,17 +86,31 @@ fn the_sample_says_what_the_defaults_are() {
     assert_eq!(format!("{sample:#?}"), format!("{defaults:#?}"));
 }
 
+/// What the sample and docs/operate/accounts.md have where a secret belongs.
+const NO_SECRET: &str = "write here what openssl rand -hex 32 prints";
+
+#[test]
+fn page_about_accounts_has_no_secret_that_could_be_copied() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/accounts.md")).unwrap();
+    let secrets: Vec<_> = page.lines().filter_map(|line| line.split_once("secret: \"")).collect();
+    assert!(!secrets.is_empty());
+    assert!(secrets.iter().all(|(_, rest)| rest.starts_with(NO_SECRET)), "{secrets:?}");
+}
+
 #[test]
 fn what_the_sample_offers_in_comments_is_accepted() {
     let place = Place::new();
     for name in ["a", "b", "relays-ca"] {
         place.pair(name, &["relay.example.com"]);
     }
-    // The alternatives: comments without a space behind the #.
+    // The alternatives: comments without a space after the #.
     let uncommented: Vec<_> = SAMPLE
         .lines()
         .filter(|line| {
-            !line.contains("users: []") && !line.contains("relay.crt") && !line.contains("relay.key")
+            !line.contains("users: []")
+                && !line.contains("shared_secrets: []")
+                && !line.contains("relay.crt")
+                && !line.contains("relay.key")
         })
         .map(|line| match line.trim_start().strip_prefix('#') {
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || rest.starts_with("  - {")) => {
@@ -105,9 +120,14 @@ fn what_the_sample_offers_in_comments_is_accepted() {
         })
         .collect();
     let text = uncommented.join("\n").replace("/etc/msrprelay/tls/", "");
+    // What stands there for a secret is none: everybody can read it.
+    let refused = place.load(&text).unwrap_err().to_string();
+    assert!(refused.contains("auth.shared_secrets[0].secret: is the text of the documentation"), "{refused}");
+    let text = text.replace(NO_SECRET, "0123456789abcdef0123456789abcdef");
     let config = place.load(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
+    assert_eq!(config.auth.shared_secrets.len(), 1);
     assert_eq!(config.realm.as_deref(), Some("example.com"));
     assert_eq!(config.metrics.map(|metrics| metrics.address.port()), Some(9285));
 }
@@ -177,7 +197,7 @@ fn everything_can_be_set() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     let config = place.accept(&format!(
         r#"
-listen: [{{address: "127.0.0.1:0"}}, {{address: "[::1]:2856", tls: false}}]
+listen: [{{address: "127.0.0.1:0"}}, {{address: "[::1]:2856", tls: false}}, {{address: "127.0.0.1:443", websocket: true}}]
 hostname: Edge.Wild.Example.com
 realm: Example.com
 domains: [Example.com, example.org]
@@ -194,6 +214,7 @@ auth:
       - {{user: "alice@EXAMPLE.com", password: "1234"}}
       - {{user: bob, ha1: "0123456789abcdef0123456789ABCDEF", ha1_sha256: "{}"}}
 sessions: {{expires_min: 2s, expires_default: 5m, expires_max: 1h, enforce_default: true}}
+websocket: {{origins: ["HTTPS://Chat.example.com", "null"], path: /msrp, max_message: 128KiB, ping_interval: 5s, window: 2MiB}}
 methods: {{allow_other: false}}
 outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, relays: [Inner.example.net, "*.example.org"], connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"], max_chunk: {{Kam.example.net: 10KiB, "*.Example.org": 60KiB, "[::01]": 1GiB, 192.0.2.7: 1024}}}}
 dns: {{servers: ["192.0.2.53", "[2001:db8::53]:5353"]}}
@@ -207,6 +228,12 @@ log: {{level: debug, format: json}}
     ));
     assert_eq!(config.listen[0].address, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
     assert!(config.listen[0].tls && !config.listen[1].tls);
+    assert_eq!(config.listen.iter().map(|listen| listen.websocket).collect::<Vec<_>>(), [false, false, true]);
+    let websocket = &config.websocket;
+    let origins = ["https://chat.example.com", "null"].map(str::to_owned).to_vec();
+    assert_eq!(websocket.upgrade, Wanted { origins: Origins::Listed(origins), path: "/msrp".to_owned() });
+    assert_eq!((websocket.max_message, websocket.window), (128 << 10, 2 << 20));
+    assert_eq!(websocket.ping_interval, Duration::from_secs(5));
     assert_eq!(config.hostname, "edge.wild.example.com");
     assert_eq!(config.realm.as_deref(), Some("Example.com"));
     assert_eq!(config.domains.as_deref(), Some(&["example.com".to_owned(), "example.org".to_owned()][..]));
@@ -249,7 +276,7 @@ log: {{level: debug, format: json}}
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
 }
 
-/// An IPv4 address in IPv6 clothing is that IPv4 address, wherever the config has it: it is compared with others.
+/// An IPv4-mapped IPv6 address is the IPv4 address, wherever the config has it: it is compared with others.
 #[test]
 fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
     let place = Place::new();
@@ -271,7 +298,7 @@ fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
 }
 
 #[test]
-fn relays_that_call_are_nobody_unless_the_config_names_who_vouches_for_them() {
+fn calling_relays_are_endpoints_unless_the_config_names_their_authority() {
     let place = Place::new();
     place.pair("relay", &["relay.example.com"]);
     place.pair("other", &["other.example.com"]);
@@ -394,7 +421,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("cores: [65000]", "cores[0]: CPU 65000 is not open to this process, "),
     ("cores: [one]", "cores: is neither: "),
     // Accounts
-    ("auth: {backend: ldap}", "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql"),
+    (
+        "auth: {backend: ldap}",
+        "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql or postgres",
+    ),
     ("auth: {backend: mysql}", "auth.mysql.url: is missing, but auth.backend is mysql: "),
     ("auth: {mysql: {url: x}}", "auth.mysql.url: is not the URL of a database: "),
     ("auth: {mysql: {url: 'mysql://u:p@h'}}", "auth.mysql.url: names no database: "),
@@ -434,6 +464,116 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("auth: {mysql: {connections_max: 0}}", "auth.mysql.connections_max: 0 is below 1: write 1 to 256"),
     ("auth: {mysql: {query_timeout: 10ms}}", "auth.mysql.query_timeout: 10ms is below 100ms: "),
+    (
+        "auth: {backend: postgres}",
+        "auth.postgres.url: is missing, but auth.backend is postgres: write it as postgres://",
+    ),
+    ("auth: {postgres: {url: x}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'mysql://u:p@h/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@h'}}", "auth.postgres.url: names no database: "),
+    ("auth: {postgres: {url: 'postgres://h/d'}}", "auth.postgres.url: names no user: "),
+    ("auth: {postgres: {url: 'postgres://u:p@/d'}}", "auth.postgres.url: names no host: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?connect_timeout=2'}}",
+        "auth.postgres.url: has an option that is not known here: write sslmode, ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=/etc/db-ca.crt'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=system'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example,two.example/d'}}",
+        "auth.postgres.url: names several hosts: write one, such as a name or an address that leads to the server in charge",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example:5432,two.example:5432/d'}}",
+        "auth.postgres.url: names several hosts: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@[::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@a host/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@h:0/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h:+5432/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@one.example,two.example/d'}}",
+        "auth.mysql.url: names several hosts: ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=prefer'}}",
+        "auth.postgres.url: would go on in clear if the server has no TLS: write sslmode=verify-full, or disable",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=full'}}",
+        "auth.postgres.url: has an sslmode that is not known here: write disable, require, verify-ca or verify-full",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?host=/s&sslmode=require'}}",
+        "auth.postgres.url: has a socket of this machine, which knows no TLS: ",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing without TLS: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d?sslmode=require', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing with sslmode=require: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, algorithms: [sha-256], postgres: {url: 'postgres://u:p@h/d'}}",
+        "auth.postgres.ha1_sha256_column: is missing, but auth.algorithms offers sha-256: ",
+    ),
+    (
+        "auth: {postgres: {connections_max: 257}}",
+        "auth.postgres.connections_max: 257 is above 256: write 1 to 256",
+    ),
+    (
+        "auth: {shared_secrets: [{}]}",
+        "auth.shared_secrets[0].secret: is missing: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: short}]}",
+        "auth.shared_secrets[0].secret: has 5 bytes: write 16 to 1024, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 'write here what openssl rand -hex 32 prints'}]}",
+        "auth.shared_secrets[0].secret: is the text of the documentation, which everybody knows: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: \"0123456789abcdefg\\n\"}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, which others may leave out: remove it",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: ' 0123456789abcdefg'}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, algorithm: md5}]}",
+        "auth.shared_secrets[0].algorithm: \"md5\" is not known here: write sha-1 or sha-256",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, ttl_max: 31d}]}",
+        "auth.shared_secrets[0].ttl_max: 31d is above 30d: write 1m to 30d",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg}, {secret: 0123456789abcdefg}]}",
+        "auth.shared_secrets[1].secret: is there twice: remove one",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdef1}, {secret: 0123456789abcdef2}, {secret: 0123456789abcdef3}, \
+         {secret: 0123456789abcdef4}, {secret: 0123456789abcdef5}, {secret: 0123456789abcdef6}, \
+         {secret: 0123456789abcdef7}, {secret: 0123456789abcdef8}, {secret: 0123456789abcdef9}]}",
+        "auth.shared_secrets: has 9 entries, 8 at most: remove old ones",
+    ),
     ("auth: {cache: 2h}", "auth.cache: 2h is above 1h: write 1s to 1h"),
     ("auth: {cache: never}", "auth.cache: \"never\" is not a length of time: "),
     ("auth: {cache_entries_max: 1}", "auth.cache_entries_max: 1 is below 16: write 16 to 1048576"),
@@ -548,7 +688,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("dns: {servers: []}", "dns.servers: is empty: "),
     ("dns: {servers: none}", "dns.servers: is neither: "),
     ("drain_timeout: 300", "drain_timeout: 300 has no unit: write it as 300s"),
-    ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0ms to 1d"),
+    ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0s to 1d"),
     ("accounting: {format: csv}", "accounting.format: \"csv\" is not known here: write off or text or json"),
     ("accounting: json", "accounting: is text, not a section: "),
     ("admin: {}", "admin.socket: is missing: write it as /run/msrprelay/admin.sock"),
@@ -582,6 +722,35 @@ const REFUSED: &[(&str, &str)] = &[
     ("outbound: {ports: [\"80-70\"]}", "outbound.ports[0]: \"80-70\" is no range of ports: "),
     ("outbound: {ports: [0]}", "outbound.ports[0]: \"0\" is no range of ports: "),
     ("hostname: \"2001:db8::1\"", "hostname: is an address, 2001:db8::1: "),
+    // WebSocket
+    (
+        "listen: [{address: '0.0.0.0:443', websocket: true}]",
+        "listen: has WebSocket alone, and the URIs of its clients",
+    ),
+    (
+        "listen: [{address: '0.0.0.0:2855'}, {address: '0.0.0.0:80', tls: false, websocket: true}]",
+        "listen[1].tls: is false, and WebSocket clients must authenticate: write true",
+    ),
+    ("listen: [{address: '0.0.0.0:2855', websocket: maybe}]", "listen[0].websocket: "),
+    (
+        "listen: [{address: '0.0.0.0:2855', websockets: true}]",
+        "listen[0].websockets: unknown key: did you mean `websocket`?",
+    ),
+    ("websocket: {origin: any}", "websocket.origin: unknown key: did you mean `origins`?"),
+    (
+        "websocket: {origins: []}",
+        "websocket.origins: is empty, which would admit no page: write any, or a list",
+    ),
+    ("websocket: {origins: all}", "websocket.origins: is neither: write any, or a list"),
+    (
+        "websocket: {origins: ['https://chat.example.com/']}",
+        "websocket.origins: \"https://chat.example.com/\" is not an origin: write it as https://chat.example.com",
+    ),
+    ("websocket: {path: msrp}", "websocket.path: \"msrp\" is not a path: write it as / or /msrp"),
+    ("websocket: {path: '/a?b'}", "websocket.path: \"/a?b\" is not a path: "),
+    ("websocket: {max_message: 8KiB}", "websocket.max_message: 8KiB is below 16KiB: write 16KiB to 1MiB"),
+    ("websocket: {ping_interval: 2h}", "websocket.ping_interval: 2h is above 1h: write 1s to 1h"),
+    ("websocket: {window: 128MiB}", "websocket.window: 128MiB is above 64MiB: write 64KiB to 64MiB"),
     ("log: {level: loud}", "log.level: \"loud\" is not known here: write error or warn or info or debug"),
     ("log: {format: xml}", "log.format: \"xml\" is not known here: write text or json"),
 ];
@@ -696,7 +865,7 @@ fn auto_takes_every_cpu_of_the_affinity_mask() {
     mask.sort_unstable();
     assert_eq!(Place::new().accept("cores: auto").cores, mask);
 
-    // A thread of its own: a pinned test thread would not be given back its mask.
+    // A thread of its own: a pinned test thread could not get its mask back.
     let one = std::thread::spawn(move || {
         let last = *core_affinity::get_core_ids().unwrap().last().unwrap();
         assert!(core_affinity::set_for_current(last));
@@ -738,6 +907,42 @@ fn what_is_unwise_is_a_warning() {
     assert_eq!(place.accept(user).warnings, Vec::<String>::new());
     assert!(place.accept("").warnings[0].starts_with("auth.memory.users: is empty"));
     assert!(place.accept("auth: {insecure_plain: true}").warnings[0].starts_with("auth.insecure_plain: "));
+
+    // Who is called like a credential is taken for one, and never found among the users.
+    for (without_user, name, warned) in
+        [(true, "4915112345678", true), (false, "4915112345678", false), (true, "alice", false)]
+    {
+        let auth = format!(
+            "auth: {{memory: {{users: [{{user: {name}@b.example, password: x}}]}}, \
+             shared_secrets: [{{secret: 0123456789abcdefg, without_user: {without_user}}}]}}"
+        );
+        let warnings = place.accept(&auth).warnings;
+        let about_it = |warning: &String| {
+            warning.starts_with(
+                "auth.memory.users: 4915112345678@b.example is taken for a credential of auth.shared_secrets",
+            )
+        };
+        assert_eq!(
+            (warnings.len(), warnings.iter().any(about_it)),
+            (usize::from(warned), warned),
+            "{warnings:?}"
+        );
+    }
+    let database = |options: &str| {
+        place
+            .accept(&format!(
+                "auth: {{backend: mysql, mysql: {{url: 'mysql://u:p@db.example.com/d?{options}'}}}}"
+            ))
+            .warnings
+    };
+    assert_eq!(database("require_ssl=true"), Vec::<String>::new());
+    let warnings = database("require_ssl=true&verify_identity=false");
+    assert!(
+        warnings.len() == 1
+            && warnings[0].starts_with("auth.mysql.url: verify_identity=false has no effect: "),
+        "{warnings:?}"
+    );
+    assert_eq!(database("require_ssl=true&verify_ca=false&verify_identity=false").len(), 1);
 
     let open = place.write("open.yaml", &format!("{TLS}\n{user}"), 0o644);
     let warnings = Config::load(&open).unwrap().warnings;
@@ -784,7 +989,7 @@ fn check_config_prints_ok_or_every_problem() {
     let check = |text: &str| {
         let path = place.write("config.yaml", text, 0o600);
         let mut command = Command::new(env!("CARGO_BIN_EXE_msrprelay"));
-        // Of a user of the system's this directory is not.
+        // Another user may not read this directory.
         let own = fs::metadata("/proc/self").unwrap().uid().to_string();
         let output = command.arg("check-config").arg(path).args(["--user", &own]).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -793,6 +998,12 @@ fn check_config_prints_ok_or_every_problem() {
     let (code, out, _) = check(TLS);
     assert_eq!(code, Some(0));
     assert!(out.starts_with("OK: ") && out.contains("relay.example.com"), "{out}");
+    let (code, out, _) = check(&format!(
+        "{TLS}\nauth: {{shared_secrets: [{{secret: 0123456789abcdefg}}, {{secret: fedcba9876543210f, algorithm: sha-256, ttl_max: 1h}}]}}"
+    ));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("  credentials  sha-1 up to 1d (signs), sha-256 up to 1h\n"), "{out}");
+    assert!(!out.contains("0123456789") && !out.contains("fedcba"), "{out}");
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");
@@ -850,7 +1061,7 @@ fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
     }
     let (code, said) = check_as(&place, &user, &names("none/a.db", "none/records", "none/s"));
     assert_eq!((code, said.matches("no such directory: create it").count()), (Some(1), 3), "{said}");
-    // The key alone is in the way; then nothing.
+    // Only the key is in the way; then nothing.
     let (code, said) = check_as(&place, &user, &theirs);
     assert!(code == Some(1) && said.lines().count() == 1 && said.contains("tls.key"), "{said}");
     chown(&key, Some(0), Some(RELAY)).unwrap();
@@ -884,7 +1095,7 @@ fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
     assert!(code == Some(1) && said.contains("no such user"), "{said}");
 }
 
-// A URL that is written badly holds its password anywhere: behind a `?`, as a host, as a port.
+// A badly written URL holds its password anywhere: after a `?`, as a host, as a port.
 #[test]
 fn no_part_of_a_database_url_is_ever_repeated() {
     let place = Place::new();
@@ -905,6 +1116,34 @@ fn no_part_of_a_database_url_is_ever_repeated() {
         let told = problems.concat();
         assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
     }
+    for url in [
+        "postgres://relay:S3cr?et@db.example.com/opensips",
+        "postgres://relay:S3cr#et@db.example.com/opensips",
+        "postgres://relay:S3cr/et@db.example.com/opensips",
+        "postgres://relay:S3cr:et@db.example.com/opensips",
+        "postgres://relay:S3cr@et@db.example.com/opensips",
+        "postgres://relay:S3cr?sslmode=S3cret@db.example.com/opensips",
+        "postgres:S3cret",
+        "S3cret",
+        "postgres://relay:S3cret@db.example.com:S3cret/opensips",
+        "postgres://relay:S3cret@db.example.com/opensips?sslmode=S3cret",
+        "postgres://relay:S3cret@db.example.com/opensips?password=S3cret",
+        "mysql://relay:S3cret@db.example.com/opensips",
+    ] {
+        let problems =
+            place.refuse(&format!("{TLS}\nauth: {{backend: postgres, postgres: {{url: '{url}'}}}}"));
+        assert!(problems.iter().all(|problem| problem.starts_with("auth.postgres.url: ")), "{problems:?}");
+        let told = problems.concat();
+        assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
+    }
+    let accepted = place.accept(
+        "auth: {backend: postgres, postgres: {url: 'postgresql://relay:S3%40%3A%2Fcret@db.example.com/opensips?sslmode=verify-full'}}",
+    );
+    let Backend::Postgres(postgres) = &accepted.auth.backend else { panic!("{accepted:?}") };
+    assert_eq!(postgres.server.password.as_deref(), Some("S3@:/cret"));
+    assert_eq!(postgres.server.to_string(), "opensips at db.example.com:5432");
+    assert!(!format!("{accepted:#?}").contains("S3"));
+    assert!(accepted.warnings.is_empty(), "{:?}", accepted.warnings);
     let accepted = place.accept(
         "auth: {backend: mysql, mysql: {url: 'mysql://relay:S3%40%3A%2Fcret@db.example.com/opensips?require_ssl=true'}}",
     );
@@ -919,8 +1158,9 @@ fn no_part_of_a_database_url_is_ever_repeated() {
 fn what_crosses_the_network_in_clear_is_warned_of() {
     let place = Place::new();
     let warned = |url: &str| {
-        let config = place.accept(&format!("auth: {{backend: mysql, mysql: {{url: '{url}'}}}}"));
-        config.warnings.iter().any(|warning| warning.starts_with("auth.mysql.url: "))
+        let (backend, _) = url.split_once(':').unwrap();
+        let config = place.accept(&format!("auth: {{backend: {backend}, {backend}: {{url: '{url}'}}}}"));
+        config.warnings.iter().any(|warning| warning.starts_with(&format!("auth.{backend}.url: ")))
     };
     for safe in [
         "mysql://u:p@localhost/d",
@@ -928,11 +1168,20 @@ fn what_crosses_the_network_in_clear_is_warned_of() {
         "mysql://u:p@[::1]/d",
         "mysql://u:p@db.example.com/d?socket=/run/mysqld.sock",
         "mysql://u:p@db.example.com/d?require_ssl=true",
+        "postgres://u:p@localhost/d",
+        "postgres://u:p@[::1]/d",
+        "postgres://u@db.example.com/d?host=/run/postgresql",
+        "postgres://u@%2Frun%2Fpostgresql/d",
+        "postgres://u:p@db.example.com/d?sslmode=verify-full",
+        "postgres://u:p@db.example.com/d?sslmode=verify-ca",
     ] {
         assert!(!warned(safe), "{safe}");
     }
     assert!(warned("mysql://u:p@db.example.com/d"));
     assert!(warned("mysql://u:p@db.example.com/d?require_ssl=true&verify_ca=false"));
+    assert!(warned("postgres://u:p@db.example.com/d"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=disable"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=require"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Holds `docs/dev/conformance.md` true: every requirement has a row, every row says what is done about it, every test,
 //! module and config key it names exists.
 //!
-//! What is checked is a plain function over text, so that wrong tables can be tried here too. Whether a test proves
-//! what its row claims is for a reader to judge; that it runs is not: an ignored test counts as none.
+//! The checks are plain functions over text, so that faulty tables can be tried here too. Whether a test proves its
+//! row's claim is for a reader to judge; that it runs is not: an ignored test does not count.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 
@@ -126,7 +126,7 @@ fn judge_tests(cell: &str, facts: &Facts, complain: &mut impl FnMut(&str)) {
     }
 }
 
-/// Whether a cell says, with a reason, why there is no test, or none for a part.
+/// Whether a cell gives a reason why there is no test, or none for a part.
 fn is_excused(cell: &str) -> bool {
     ["later: ", "not applicable: "]
         .iter()

@@ -1,7 +1,7 @@
 //! A real Prometheus beside a relay under load: every query of the dashboard finds something, every alert rule can be
-//! evaluated, and none of them fires at a relay that is well.
+//! evaluated, and none of them fires for a healthy relay.
 //!
-//! Needs `prometheus`, which the gate unpacks; without it the test says that it was skipped.
+//! Needs `prometheus`, which the gate unpacks; without it the test reports that it was skipped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -114,7 +114,7 @@ fn queries() -> Vec<String> {
     found.into_iter().map(known).collect()
 }
 
-/// Stops the load, whatever becomes of the test.
+/// Stops the load, even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -134,7 +134,7 @@ fn load(relay: &RelayProcess, stop: &AtomicBool) {
             scope.spawn(|| alice.send_file(&Outgoing::giant(&path, &file)));
             assert_same(&bob.receive_file().data, &file);
         });
-        // The strangers of the round before are gone by now; the look-up takes its time.
+        // The strangers of the round before are gone by then; the look-up takes its time.
         drop(relay.client("user1"));
         let tid = carol.say(&format!("msrp://{gone}/gone;tcp"), b"Anybody?");
         assert_eq!(carol.status(&tid), 200);
@@ -151,14 +151,7 @@ fn every_query_of_the_dashboard_finds_something_and_no_alert_fires_at_a_relay_un
         // A file takes longer than its sender may need for it, so that there is back-pressure.
         let more = "metrics: {address: \"127.0.0.1:0\"}\n\
                     limits: {unauthenticated_per_address_max: 2, bytes_per_second_per_user_max: 512KiB}";
-        let relay = RelayProcess::start(&Setup {
-            host: testkit_net::relay::HOST,
-            listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
-            cores: "auto",
-            rsa: false,
-            outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
-            more,
-        });
+        let relay = RelayProcess::start(&Setup { more, ..Setup::default() });
         let Some(prometheus) = Prometheus::start(relay.addresses[2]) else { return };
         let queries = queries();
         assert!(queries.len() > 30, "{queries:?}");

@@ -1,7 +1,7 @@
-//! What the documents say about each other and about the sources is true: links, anchors, paths, functions, figures,
-//! and every command of the operators' pages.
+//! Checks what the documents say about each other and about the sources: links, anchors, paths, functions, figures, and
+//! every command of the operators' pages.
 //!
-//! What is checked are plain functions over text. Wrong documents are tried here too, at the end.
+//! The checks are plain functions over text. Faulty documents are tried here too, at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -182,7 +182,7 @@ fn commands(text: &str) -> Vec<String> {
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// How a command of the front page or of an operators' page is known to work.
+/// How it is known that a command of the front page or of an operators' page works.
 enum Proof {
     /// The gate, or `scripts/package.sh`, runs it: that script has these words.
     Script(&'static str, &'static str),
@@ -197,6 +197,8 @@ use Proof::{Script, Test, Unproven};
 const PLAYED: Proof = Script("scripts/package.sh", "play README.md 'Ten minutes to a running relay'");
 const SOURCE_WAY: Proof = Script("scripts/package.sh", "play docs/operate/install.md 'From source'");
 const CONTAINER_WAY: Proof = Script("scripts/container.sh", "mapfile -t commands < <(commands_of_the_page)");
+const LOW_PORT: Proof =
+    Script("scripts/vm.sh", "mapfile -t commands < <(commands_of docs/operate/install.md '## Hardening')");
 
 /// Commands by how they begin. The first that fits counts.
 const PROOFS: &[(&str, Proof)] = &[
@@ -256,13 +258,34 @@ const PROOFS: &[(&str, Proof)] = &[
     ),
     (
         "journalctl -u msrprelay",
-        Unproven("needs a journal; what the journal reads of a line is tested with the log"),
+        Script("scripts/vm.sh", "\"$(command_of docs/operate/monitoring.md 'journalctl')\""),
     ),
+    ("scripts/demo-web.sh", Script("scripts/test.sh", "scripts/demo-web.sh --test --size 5M")),
     ("msrprelay user passwd alice@example.com", Test("&[\"passwd\", \"alice@example.com\"]")),
     ("msrprelay user remove alice@example.com", Test("&[\"remove\", \"alice@example.com\"]")),
     ("msrprelay user list", Script("scripts/package.sh", "msrprelay user list")),
+    ("msrprelay credential", Test("&[\"alice@example.com\", \"--ttl\", \"15m\", \"--json\"]")),
     ("msrprelay import-config", Test("&[\"import-config\", \"config.ini\", \"--out\", \"config.yaml\"]")),
-    ("systemctl kill --signal=USR2", Script("scripts/package.sh", "kill -USR2 \"$relay\"")),
+    (
+        "systemctl kill --signal=USR2",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/running.md 'systemctl kill')\""),
+    ),
+    (
+        "systemctl stop msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/running.md 'systemctl stop')\""),
+    ),
+    ("dpkg -i", Script("scripts/vm.sh", "$(command_of docs/operate/install.md 'dpkg -i')\"")),
+    (
+        "apt-get remove msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/install.md 'apt-get remove')\""),
+    ),
+    (
+        "apt-get purge msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/install.md 'apt-get purge')\""),
+    ),
+    ("install -d /etc/systemd/system/msrprelay.service.d", LOW_PORT),
+    ("printf '[Service]", LOW_PORT),
+    ("systemctl restart msrprelay", LOW_PORT),
     ("msrprelay sessions", Test("&[\"sessions\"]")),
     ("msrprelay close", Test("&[\"close\", ")),
     ("msrprelay trace", Test("[\"trace\", of, ")),
@@ -286,7 +309,7 @@ fn whole(script: &str) -> String {
     text
 }
 
-/// Sources of tests, but for this file.
+/// Sources of tests, except this file.
 fn tests() -> String {
     let all = sources(&["tests", "crates", "src"]);
     let own = fs::read_to_string(Path::new(ROOT).join(file!())).unwrap();
@@ -319,6 +342,36 @@ fn every_command_for_operators_is_run_somewhere_or_says_why_not() {
     for (begin, _) in PROOFS {
         assert!(used.contains(begin), "{begin:?} is in no document: remove it from PROOFS");
     }
+}
+
+/// What a script plays of the pages, `command_of PAGE 'BEGINNING'` and `commands_of PAGE 'HEADING'`, and no page has; with
+/// the number of what it plays.
+fn played_and_not_written(script: &str, documents: &BTreeMap<String, String>) -> (usize, Vec<String>) {
+    let calls = |function: &str| {
+        let begin = format!("({function} ");
+        let calls = script.split(begin.as_str()).skip(1).filter_map(|call| call.split_once(" '"));
+        let calls = calls.filter(|(page, _)| page.ends_with(".md"));
+        let calls = calls.filter_map(|(page, rest)| Some((page, rest.split_once('\'')?.0)));
+        calls.map(|(page, words)| (page.to_owned(), words.to_owned())).collect::<Vec<_>>()
+    };
+    let (single, chapters) = (calls("command_of"), calls("commands_of"));
+    let count = single.len() + chapters.len();
+    let text = |page: &str| documents.get(page).map_or("", String::as_str);
+    let single = single
+        .into_iter()
+        .filter(|(page, words)| !commands(text(page)).iter().any(|line| line.starts_with(words.as_str())));
+    let chapters = chapters
+        .into_iter()
+        .filter(|(page, heading)| !text(page).lines().any(|line| line == heading.as_str()));
+    let missing = single.chain(chapters).map(|(page, words)| format!("{page} has no {words:?}"));
+    (count, missing.collect())
+}
+
+#[test]
+fn what_the_virtual_machine_plays_stands_in_the_pages() {
+    let (count, missing) = played_and_not_written(&whole("scripts/vm.sh"), &documents());
+    assert!(count > 15, "{count}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 fn help(program: &str, subcommands: &[&str]) -> Option<String> {
@@ -387,7 +440,12 @@ fn missing_from_sources(text: &str, exists: impl Fn(&str) -> bool, sources: &str
     for span in prose.split('`').skip(1).step_by(2) {
         let is_path = TOP.iter().any(|top| span.starts_with(top)) && !span.contains(' ');
         if let Some(name) = span.strip_suffix("()") {
-            if !sources.contains(&format!("fn {name}(")) && !sources.contains(&format!("fn {name}<")) {
+            // `session.close()` is the web client's.
+            let declared = match name.rsplit_once('.') {
+                Some((_, method)) => [format!("\n    {method}("), format!("\n    {method}<")],
+                None => [format!("fn {name}("), format!("fn {name}<")],
+            };
+            if !declared.iter().any(|declared| sources.contains(declared)) {
                 missing.push(format!("there is no function {name}"));
             }
         } else if is_path && !span.contains(['*', '<', ':', '=']) && !span.contains("...") && !exists(span) {
@@ -400,7 +458,7 @@ fn missing_from_sources(text: &str, exists: impl Fn(&str) -> bool, sources: &str
 #[test]
 fn every_file_and_function_that_is_named_exists() {
     let documents = documents();
-    let sources = sources(&["src", "crates"]);
+    let sources = sources(&["src", "crates"]) + include_str!("../../web/msrp.d.ts");
     let mut problems = Vec::new();
     for (name, text) in &documents {
         let missing = missing_from_sources(text, |path| Path::new(ROOT).join(path).exists(), &sources);
@@ -452,6 +510,53 @@ fn config_on_the_front_page_is_the_packages() {
     assert_eq!(serde_yaml::from_str::<serde_yaml::Value>(text).unwrap(), page);
 }
 
+/// What is wrong with the blocks of a page for operators: only those of the kind `sh` are looked at for commands.
+fn unclear_blocks(text: &str) -> Vec<String> {
+    const KINDS: [&str; 6] = ["sh", "text", "yaml", "json", "sql", "python"];
+    const COMMANDS: [&str; 12] = [
+        "$ ",
+        "# ",
+        "msrp ",
+        "msrprelay ",
+        "scripts/",
+        "systemctl ",
+        "apt-get ",
+        "cargo ",
+        "curl ",
+        "podman ",
+        "docker ",
+        "sudo ",
+    ];
+    let mut problems = Vec::new();
+    let mut kind: Option<&str> = None;
+    for line in text.lines().map(str::trim) {
+        match (kind, line.strip_prefix("```")) {
+            (Some(_), Some(_)) => kind = None,
+            (None, Some(begins)) => {
+                kind = Some(begins);
+                if !KINDS.contains(&begins) {
+                    problems.push(format!("```{begins}: write one of {}", KINDS.join(", ")));
+                }
+            }
+            (Some("text"), None) if COMMANDS.iter().any(|command| line.starts_with(command)) => {
+                problems.push(format!("{line}: a command: write ```sh"));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+#[test]
+fn blocks_of_the_operators_pages_say_whether_they_hold_commands() {
+    let documents = documents();
+    for (name, text) in
+        documents.iter().filter(|(name, _)| *name == "README.md" || name.starts_with("docs/operate/"))
+    {
+        assert_eq!(unclear_blocks(text), Vec::<String>::new(), "{name}");
+    }
+}
+
 // -- the checks themselves -------------------------------------------------------------------------
 
 #[test]
@@ -468,6 +573,12 @@ fn a_link_that_leads_nowhere_is_found() {
 }
 
 #[test]
+fn a_block_that_hides_commands_is_found() {
+    let text = "```sh\nls\n```\n```\nls\n```\n  ```console\n$ ls\n  ```\n```text\n$ ls\nls\n```\nmsrp send\n";
+    assert_eq!(unclear_blocks(text).len(), 3, "{:?}", unclear_blocks(text));
+}
+
+#[test]
 fn a_command_or_option_that_does_not_exist_is_found() {
     assert_eq!(wrong_with("msrprelay user add alice@example.com"), None);
     assert_eq!(wrong_with("MSRP_PASSWORD=x target/release/msrp send f --to \"$(cat p)\""), None);
@@ -476,8 +587,22 @@ fn a_command_or_option_that_does_not_exist_is_found() {
 }
 
 #[test]
+fn a_played_command_that_no_page_has_is_found() {
+    let page = "## Stop\n```sh\nstop it   # now\n```\n".to_owned();
+    let documents = BTreeMap::from([("a.md".to_owned(), page)]);
+    let script = "$(command_of a.md 'stop') $(command_of a.md 'start') $(command_of b.md 'stop')\n\
+                  <(commands_of a.md '## Stop') <(commands_of a.md '## Start')";
+    let (count, missing) = played_and_not_written(script, &documents);
+    assert_eq!(count, 5);
+    assert_eq!(missing, ["a.md has no \"start\"", "b.md has no \"stop\"", "a.md has no \"## Start\""]);
+}
+
+#[test]
 fn a_file_or_function_that_does_not_exist_is_found() {
     let text = "`src/a.rs` `src/b.rs` `f()` `g()` `a: b/c`";
     let missing = missing_from_sources(text, |path| path == "src/a.rs", "fn f(x)");
     assert_eq!(missing, ["there is no src/b.rs", "there is no function g"]);
+    let missing =
+        missing_from_sources("`it.stop()` `it.go()`", |_| false, "interface It {\n    stop(): void;\n}");
+    assert_eq!(missing, ["there is no function it.go"]);
 }

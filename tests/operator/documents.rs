@@ -1,4 +1,4 @@
-//! Man pages and completions say what the programs can do: all of it, and nothing else.
+//! Man pages and completions describe all that the programs can do, and nothing else.
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -145,7 +145,7 @@ fn pages_are_sound_to_the_formatter_and_hyphenate_nothing() {
         for (name, page) in pages(binary) {
             for columns in [60, 78] {
                 let Some(text) = formatted(&page, columns) else { return };
-                // What a dash, an apostrophe or a backtick is turned into cannot be typed into a shell.
+                // A formatter's dash, apostrophe or backtick cannot be typed into a shell.
                 let foreign = |c: &char| "\u{ad}\u{2010}\u{2212}\u{2018}\u{2019}\u{2c6}\u{2dc}".contains(*c);
                 let line = text.lines().find(|line| line.chars().any(|c| foreign(&c)));
                 assert_eq!(line, None, "{name}, {columns} columns");
@@ -154,7 +154,7 @@ fn pages_are_sound_to_the_formatter_and_hyphenate_nothing() {
     }
 }
 
-/// The examples in a help text, without spaces: it is broken for a terminal.
+/// The examples in a help text, without spaces, because it is broken for a terminal.
 fn examples(help: &str) -> String {
     let rest = help.split_once("\nExamples:\n").map_or("", |(_, rest)| rest);
     let lines = rest.lines().take_while(|line| line.starts_with("  "));
@@ -302,7 +302,7 @@ fn every_document_that_is_linked_is_in_the_package_at_its_place() {
         let text = fs::read_to_string(Path::new(ROOT).join(from)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap();
-            // Sources are not shipped: who reads them has them all.
+            // Sources are not shipped: their readers have them all.
             if file.is_empty() || file.contains("://") || file.ends_with(".rs") {
                 continue;
             }
@@ -378,7 +378,7 @@ fn logrotate_understands_its_file() {
     if !Path::new("/usr/sbin/logrotate").exists() {
         return println!("skipped: no logrotate here");
     }
-    // The user of the package is not here.
+    // The user of the package does not exist here.
     let user = |option: &str| {
         let output = Command::new("id").arg(option).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()

@@ -1,4 +1,4 @@
-//! SIGTERM with `drain_timeout`: sessions are left alone until they are over, or have had their time.
+//! SIGTERM with `drain_timeout`: sessions run until they end, or have had their time.
 
 use std::net::TcpStream;
 
@@ -10,14 +10,14 @@ use testkit_net::relay::Setup;
 use testkit_net::transfer::Outgoing;
 use testkit_net::{assert_same, bounded, contents, until};
 
-/// Longer than any test: whoever waits for it hangs.
+/// Longer than any test: a test that waits for it hangs.
 const LONG: &str = "drain_timeout: 1h";
 
 fn start(more: &'static str) -> RelayProcess {
     RelayProcess::start(&Setup { more, ..Setup::default() })
 }
 
-/// Tells the relay to stop, and waits until it accepts nobody any more.
+/// Tells the relay to stop, and waits until it accepts no connection any more.
 fn told_to_drain(relay: &RelayProcess) {
     relay.signal("TERM");
     for address in &relay.addresses {
@@ -69,7 +69,7 @@ fn a_session_may_be_prolonged_during_a_drain_but_none_is_opened() {
     });
 }
 
-/// Alice has sent something that Bob has not answered; both are there when the relay ends.
+/// Alice has sent something that Bob has not answered; both are connected when the relay ends.
 fn ends_with_what_is_owed(relay: &mut RelayProcess, end: impl FnOnce(&RelayProcess)) {
     let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
     let tid = alice.say(&bob.path(), b"Are you there?");
@@ -112,7 +112,7 @@ fn a_drain_time_that_is_reloaded_counts() {
     bounded(|| {
         let mut relay = start(LONG);
         relay.rewrite(&Setup { more: "drain_timeout: 0s", ..Setup::default() });
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         ends_with_what_is_owed(&mut relay, |relay| relay.signal("TERM"));
         assert!(!relay.log().contains("Draining"), "{}", relay.log());
     });
@@ -133,5 +133,55 @@ fn a_signal_while_the_connections_are_being_closed_ends_the_process_at_once() {
         assert_eq!(relay.wait().code(), Some(1), "{}", relay.log());
         assert!(relay.log().contains("ended at once"), "{}", relay.log());
         drop(alice);
+    });
+}
+
+/// A relay that serves pages, too.
+fn start_web(more: &'static str) -> RelayProcess {
+    RelayProcess::start(&Setup { websocket: &[("127.0.0.1:0", true)], more, ..Setup::default() })
+}
+
+#[test]
+fn pages_go_on_after_sigterm_and_the_relay_ends_with_the_last_of_them() {
+    bounded(|| {
+        let mut relay = start_web(LONG);
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
+        let (mut one, mut two) = (relay.web_client("user1"), relay.web_client("user2"));
+        let file = contents(1, 4 << 20);
+        let path = page.path();
+        std::thread::scope(|scope| {
+            let received = scope.spawn(|| page.receive_file());
+            scope.spawn(|| phone.send_file(&Outgoing::giant(&path, &file)));
+            told_to_drain(&relay);
+            assert_same(&received.join().unwrap().data, &file);
+        });
+        page.chat(&mut phone, b"And after it");
+        one.chat(&mut two, b"From page to page");
+        assert!(!relay.log().contains("stopping"), "{}", relay.log());
+        for client in [page, phone, one, two] {
+            client.close();
+        }
+        assert_eq!(relay.wait().code(), Some(0), "{}", relay.log());
+    });
+}
+
+// RFC 6455, 7.4.1: 1001, going away.
+#[test]
+fn when_the_time_is_over_pages_are_told_that_the_relay_goes_away() {
+    bounded(|| {
+        let mut relay = start_web("drain_timeout: 1s");
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.web_client("bob"));
+        let tid = page.say(&phone.path(), b"Are you there?");
+        assert_eq!(page.status(&tid), 200);
+        assert_eq!(phone.frame().body, b"Are you there?");
+        relay.signal("TERM");
+        let report = page.request("REPORT");
+        assert_eq!(report.required("Status"), "000 408 Request Timeout");
+        for mut one in [page, phone] {
+            assert_eq!(one.end(), End::Clean);
+            assert_eq!(one.incoming().close_code(), Some(1001));
+            one.close();
+        }
+        assert_eq!(relay.wait().code(), Some(0), "{}", relay.log());
     });
 }

@@ -1,5 +1,5 @@
 //! Other users plant links, FIFOs and directories where the programs write: nothing is written through them, and root
-//! gives nothing away in a directory of another's.
+//! gives nothing away in another user's directory.
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -12,10 +12,11 @@ use testkit_net::process::is_root;
 
 const MSRPRELAY: &str = env!("CARGO_BIN_EXE_msrprelay");
 const MSRP: &str = env!("CARGO_BIN_EXE_msrp");
-/// The relay's user; no account is needed to be one.
+/// The relay's user, without an account.
 const RELAY: u32 = 64998;
 
-/// A directory that everybody may enter, with one of the relay's in it, and a file of root's that nobody may change.
+/// A directory that every user may enter, with a directory of the relay's user in it, and a file of root's that no
+/// other user may change.
 struct Place(TempDir);
 
 impl Place {
@@ -29,7 +30,7 @@ impl Place {
         place
     }
 
-    /// The same, with what is the relay's in its user's hands.
+    /// The same, where the relay's files belong to its user.
     fn of_the_relay() -> Self {
         let place = Self::new();
         chown(place.at("state"), Some(RELAY), Some(RELAY)).unwrap();
@@ -57,7 +58,7 @@ impl Place {
     }
 }
 
-/// What stands where a file is to be; `at` is its path.
+/// Plants something in the place of a file; `at` is its path.
 fn plant(what: &str, place: &Place, at: &Path) {
     match what {
         "link" => symlink(place.at("victim"), at).unwrap(),
@@ -193,7 +194,7 @@ fn man_pages_are_written_through_nothing_that_was_planted() {
     }
 }
 
-/// Whether the child ends well within a time that it cannot need.
+/// Whether the child ends well within a generous time.
 fn ended(child: &mut std::process::Child) -> bool {
     for _ in 0..6000 {
         if let Some(status) = child.try_wait().unwrap() {
@@ -225,7 +226,7 @@ fn an_imported_config_replaces_nothing() {
     }
 }
 
-/// A `chmod` and a `cat` that are slow, and a user who uses that: by the time they work, the file is another.
+/// Slow versions of `chmod` and `cat`, and a user who exploits them: when they run, the file is another one.
 #[test]
 fn gen_cert_changes_the_mode_of_no_file_by_its_name() {
     if Command::new("openssl").arg("version").output().is_err() {

@@ -1,4 +1,4 @@
-//! `msrprelay import-config` as an operator uses it, on files as they are found in use.
+//! `msrprelay import-config` as an operator uses it, on files as they are in use.
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -39,7 +39,7 @@ fn import(place: &TempDir) -> (serde_yaml::Value, String) {
 }
 
 fn check(place: &TempDir) -> String {
-    // Of a user of the system's this directory is not.
+    // Another user may not read this directory.
     let own = fs::metadata("/proc/self").unwrap().uid().to_string();
     let output = run(place, &["check-config", "config.yaml", "--user", &own]);
     let said = text(&output.stdout) + &text(&output.stderr);

@@ -1,5 +1,5 @@
-//! What the log says: of strangers no more than a bounded number of lines, of peers what an operator needs, to the journal
-//! and to fail2ban what they understand; and that docs/operate/logging.md has every line.
+//! The log: a bounded number of lines about strangers, what an operator needs about peers, the forms that the journal
+//! and fail2ban understand; and docs/operate/logging.md has every line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -29,7 +29,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 struct Line {
     levels: BTreeSet<String>,
     fields: BTreeSet<String>,
-    /// Every place that writes it asks first.
+    /// Every place that writes it asks `gate` first.
     bounded: bool,
 }
 
@@ -106,7 +106,7 @@ fn lines_of_the_source() -> BTreeMap<String, Line> {
             for (at, _) in text.match_indices(&call) {
                 let mut parts = arguments(text, at + call.len() - 1);
                 let message = parts.pop().unwrap();
-                // One line for each limit and minute: the function that has them asks before it writes.
+                // One line for each limit and minute: the function that writes them asks first.
                 let function = text[..at].rfind("\npub(crate) fn ").map_or("", |begin| &text[begin..at]);
                 let bounded = function.starts_with("\npub(crate) fn limit_reached(")
                     && function.contains("let Some(suppressed) = pass_limit(limit) else {\n        return;");
@@ -143,7 +143,7 @@ fn ticked(cell: &str) -> BTreeSet<String> {
     cell.split(", ").map(|word| word.trim_matches('`').to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-// The table in docs/operate/logging.md says who can cause each line. A new line is not forgotten: this test wants it there. What a
+// The table in docs/operate/logging.md says who can cause each line, and this test requires a row for each. What a
 // stranger can cause must be bounded; `telemetry::gate` tests the bounds of all sites.
 #[test]
 fn every_line_is_documented_with_its_cause_and_those_of_strangers_are_bounded() {
@@ -177,7 +177,7 @@ fn every_line_is_documented_with_its_cause_and_those_of_strangers_are_bounded() 
     problems.extend(lines.keys().filter(|message| !documented.contains(*message)).map(|message| {
         format!("{message:?} is not in docs/operate/logging.md: say there who can cause it; a stranger's is `gated!`")
     }));
-    // In JSON a field must not take the place of what stands in front; to an operator a key of a table says nothing.
+    // In JSON a field must not replace what stands before it; a key of a table tells an operator nothing.
     for (message, line) in &lines {
         let odd = ["timestamp", "level", "message", "library", "peer"].map(|name| line.fields.contains(name));
         if odd.contains(&true) {
@@ -220,7 +220,7 @@ fn connect_from(address: &str, relay: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Gives a wrong password from an address, so often.
+/// Gives a wrong password from an address, several times.
 fn guess(relay: &RelayProcess, from: &str, user: &str, times: usize) {
     let to = format!("msrps://example.com:{};tcp", relay.addresses[0].port());
     let login = Login::new(user, "1234", &to);
@@ -240,7 +240,7 @@ fn lines_with(relay: &RelayProcess, words: &[&str]) -> Vec<String> {
     })
 }
 
-/// What a stranger may call itself, in an attempt to have another address banned.
+/// A stranger's user name, in an attempt to have another address banned.
 const FORGER: &str = "x\\\" address=192.0.2.66:1 status=401 \\\"address\\\":\\\"192.0.2.66:1\\\"";
 
 #[test]
@@ -256,7 +256,7 @@ fn a_flood_of_wrong_passwords_leaves_as_many_lines_as_fail2ban_needs_and_no_more
             let lines = lines_with(&relay, &["AUTH refused address=127.0.0.3:"]);
             (lines.len() == 3).then_some(lines)
         });
-        // It is the first that can tell how many were left out.
+        // The first one reports how many were left out.
         assert!(other[0].ends_with(&format!(" suppressed={suppressed}")), "{}", other[0]);
         assert!(!other[1].contains("suppressed"), "{}", other[1]);
         let flood = lines_with(&relay, &["AUTH refused address=127.0.0.2:"]);
@@ -284,7 +284,7 @@ fn a_hundred_strangers_with_garbage_leave_a_few_lines_at_most() {
         lines_with(&relay, &["Session closed"]);
         let after = relay.log();
         let new: Vec<_> = after[before.len()..].lines().filter(|line| !line.contains(" Session ")).collect();
-        // What is bounded is so for each address, and this is one.
+        // The bound is for each address, and this is one.
         assert!(new.len() <= 20, "{new:?}");
     });
 }
@@ -369,7 +369,8 @@ fn auth_for_a_realm_without_accounts_is_told_once_without_the_user() {
 
 // -- the journal -----------------------------------------------------------------------------------
 
-/// All that the server writes to a standard error that systemd calls the journal's; with `wrong`, another one is.
+/// All that the server writes to a standard error that systemd names as the journal's; with `wrong`, it names another
+/// one.
 fn written_to_the_journal(config: &Path, wrong: bool) -> String {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let theirs = File::from(OwnedFd::from(theirs));
@@ -394,7 +395,7 @@ fn written_to_the_journal(config: &Path, wrong: bool) -> String {
     text
 }
 
-/// A config that is warned of.
+/// A config that causes a warning.
 fn place(format: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let text = Setup::default().write(place.path());
@@ -453,7 +454,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
 /// The addresses that fail2ban would count in a log, once for each time.
 fn banned(fail2ban: &Path, log: &str) -> Vec<String> {
     let place = tempfile::tempdir().unwrap();
-    // What it comes with lies beside it, or where it is installed.
+    // Its files lie beside it, or where it is installed.
     let beside = fail2ban.parent().unwrap().join("../etc/fail2ban/filter.d/common.conf");
     let common = if beside.exists() { beside } else { "/etc/fail2ban/filter.d/common.conf".into() };
     fs::copy(common, place.path().join("common.conf")).unwrap();
@@ -468,7 +469,7 @@ fn banned(fail2ban: &Path, log: &str) -> Vec<String> {
 }
 
 #[test]
-fn fail2ban_finds_the_addresses_of_guessers_and_nobody_can_forge_one() {
+fn fail2ban_finds_the_addresses_of_guessers_and_none_can_be_forged() {
     bounded(|| {
         let Some(fail2ban) = find_program("fail2ban-regex") else {
             return println!("skipped: no fail2ban-regex here");
@@ -484,7 +485,7 @@ fn fail2ban_finds_the_addresses_of_guessers_and_nobody_can_forge_one() {
             let mut found = banned(&fail2ban, &log);
             found.sort();
             assert_eq!(found, ["127.0.0.2", "127.0.0.2", "127.0.0.3"], "{log}");
-            // The journal has it without the time, and with the name of the service.
+            // The journal stores it without the time, and with the name of the service.
             let journal: String = log
                 .lines()
                 .map(|line| {

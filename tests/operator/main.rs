@@ -18,4 +18,6 @@ mod one_place;
 mod process;
 mod reload;
 mod service;
+mod tables;
 mod upgrade;
+mod words;

@@ -1,7 +1,7 @@
 //! The metrics of the real program after a known conversation; who may ask for them, and how; and that the pages, the
-//! dashboard and the alert rules speak of metrics that there are.
+//! dashboard and the alert rules name existing metrics.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -27,7 +27,9 @@ const SETUP: Setup = Setup {
     listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
     cores: "auto",
     rsa: false,
+    plain_auth: false,
     outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+    websocket: &[],
     more: "metrics: {address: \"127.0.0.1:0\"}",
 };
 
@@ -43,7 +45,7 @@ fn metrics_of(relay: &RelayProcess) -> SocketAddr {
 #[test]
 fn what_has_happened_can_be_read_off() {
     bounded(|| {
-        // The stranger is there until all has been read off, however long that takes.
+        // The stranger stays until all is read off, however long that takes.
         let more = "metrics: {address: \"127.0.0.1:0\"}\nlimits: {first_request_timeout: 10m}";
         let relay = RelayProcess::start(&Setup { more, ..SETUP });
         let metrics = metrics_of(&relay);
@@ -56,7 +58,7 @@ fn what_has_happened_can_be_read_off() {
         let tid = alice.say(&bob.path(), b"Hello");
         assert_eq!(alice.status(&tid), 200);
         assert_eq!(bob.request("SEND").body, b"Hello");
-        // Nobody is there.
+        // No endpoint listens there.
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let tid = carol.say(&format!("msrp://{gone}/gone;tcp"), b"Anybody?");
         assert_eq!(carol.status(&tid), 200);
@@ -108,7 +110,7 @@ fn what_has_happened_can_be_read_off() {
             let before = page.sum(rising, &[]);
             until(rising, || (Page::of(metrics).sum(rising, &[]) > before).then_some(()));
         }
-        // Small reads are not worth a buffer of the pool.
+        // Small reads get no buffer of the pool.
         let (path, file) = (bob.path(), contents(1, 1 << 20));
         std::thread::scope(|scope| {
             scope.spawn(|| alice.send_file(&Outgoing::giant(&path, &file)));
@@ -120,7 +122,7 @@ fn what_has_happened_can_be_read_off() {
         assert!(page.sum("process_open_fds", &[]) > 10.0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         assert!(page.sum("msrprelay_certificate_expiry_timestamp_seconds", &[]) > now);
-        // Nobody is named.
+        // No user is named.
         let text = get(metrics, "/metrics").body;
         assert!(!["alice", "bob", "mallory"].iter().any(|name| text.contains(name)), "{text}");
     });
@@ -196,7 +198,7 @@ fn endpoint() -> (Arc<Scene>, Endpoint) {
 }
 
 #[test]
-fn whoever_watches_is_told_in_one_line_what_is_wrong() {
+fn monitor_gets_the_fault_in_one_line() {
     bounded(|| {
         let (scene, endpoint) = endpoint();
         let ask = |path| {
@@ -313,7 +315,7 @@ fn prometheus_tool_has_nothing_to_object_to_in_the_metrics() {
     bounded(|| {
         let relay = RelayProcess::start(&SETUP);
         let text = get(metrics_of(&relay), "/metrics").body;
-        // What is wrong is found.
+        // It finds a fault.
         let Some(spoiled) = promtool(&["check", "metrics"], &text.replace("# HELP process_threads", "# H"))
         else {
             return;
@@ -383,7 +385,7 @@ fn it_ends_when_it_is_dropped() {
 
 /// How often core 0 is made to panic at least.
 const DEATHS: usize = 5;
-/// And at most: then it has rested for 6.4 s.
+/// At most this often: then it has rested for 6.4 s.
 const DEATHS_MAX: usize = 8;
 
 /// In a process of its own, for its log: see the next test.
@@ -477,7 +479,7 @@ fn missing(expression: &str, page: &Page) -> Vec<String> {
             let (label, value) = matcher.split_once('=').unwrap();
             let (label, regular) = (label.trim().trim_end_matches('!'), value.starts_with('~'));
             let value = value.trim_start_matches('~').trim_matches('"');
-            // What is chosen in the dashboard is not known here.
+            // The user's choices in the dashboard are not known here.
             let found = |labels: &BTreeMap<String, String>| {
                 labels.get(label).is_some_and(|found| {
                     value.starts_with('$')
@@ -514,7 +516,7 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
     bounded(|| {
         let relay = RelayProcess::start(&SETUP);
         let page = Page::of(metrics_of(&relay));
-        // What is to be found missing, is.
+        // It finds missing ones.
         assert_eq!(missing("rate(msrprelay_nonsense_total[5m]) > 0", &page), ["msrprelay_nonsense_total"]);
         assert_eq!(
             missing("msrprelay_auth_total{outcome=\"odd\"}", &page),

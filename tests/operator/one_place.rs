@@ -1,6 +1,6 @@
-//! Things that are done in one place, and that neither the compiler nor clippy can tie to it: writing to a terminal, making
-//! files, reading addresses. Who may use whom is the crates' matter; executors and the purity of crates are clippy's
-//! (`clippy.toml`).
+//! Things that only one place does, which neither the compiler nor clippy can enforce: writing to a terminal, making
+//! files, reading addresses. The crates decide which may use which; clippy (`clippy.toml`) checks executors and the
+//! purity of crates.
 
 use std::path::Path;
 use std::{fs, io};
@@ -19,7 +19,7 @@ fn pure_crates_have_no_async() -> io::Result<()> {
     Ok(())
 }
 
-/// Foreign text is made fit for a terminal in one place only; nothing gets past it.
+/// Only one place makes foreign text fit for a terminal; nothing bypasses it.
 #[test]
 fn programs_write_to_a_terminal_through_one_module() -> io::Result<()> {
     let mut waiting = ["src/bin", "crates/msrp-cli/src"]
@@ -45,7 +45,7 @@ fn programs_write_to_a_terminal_through_one_module() -> io::Result<()> {
     Ok(())
 }
 
-/// What other users plant in a directory is dealt with in one place only.
+/// Only one place handles what other users plant in a directory.
 #[test]
 fn files_are_made_in_one_module() -> io::Result<()> {
     const WAYS: [&str; 12] = [
@@ -96,7 +96,7 @@ fn is_lint(code: &str, way: &str) -> bool {
     lines.map(str::trim_start).all(|line| line.starts_with("#!") || line.contains("Stdio::"))
 }
 
-/// Addresses become canonical where they enter: what reads one by itself, or asks a socket for one, would let two
+/// Addresses become canonical where they enter: code that reads one by itself, or asks a socket for one, would let two
 /// spellings of one address be two (`proto::address`).
 #[test]
 fn addresses_are_read_in_one_place() -> io::Result<()> {
@@ -137,7 +137,7 @@ fn each(path: &Path, look: &mut impl FnMut(&Path, &str)) -> io::Result<()> {
     }
     if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
         let source = fs::read_to_string(path)?;
-        // Unit tests, at the foot of a file, may well begin with the present moment.
+        // Unit tests, at the foot of a file, may read the present time.
         look(path, &without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default()));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The server as an operator starts and stops it: exit status, one clear line, an end in order.
+//! The server as an operator starts and stops it: exit status, one clear line, an orderly end.
 
 use std::fs;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use testkit_net::process::{RelayProcess, relay_binary};
 use testkit_net::relay::Setup;
 use testkit_net::{bounded, until};
 
-/// Log lines are not what is looked at here.
+/// These tests are not about log lines.
 const QUIET: &str = "log: {level: error}";
 
 fn quiet() -> Setup {
@@ -26,10 +26,10 @@ fn written(setup: &Setup, change: impl FnOnce(String) -> String) -> TempDir {
     place
 }
 
-/// The exit status where the config is wrong, for which a service manager need not try again.
+/// The exit status for a wrong config, after which a service manager need not try again.
 const CONFIG: i32 = 78;
 
-/// Runs a command that cannot succeed and must end with this status; returns the one line that it says why in.
+/// Runs a command that must fail with this status; returns the one line with the reason.
 fn refusal(command: &mut Command, wanted: i32) -> String {
     let place = tempfile::tempdir().unwrap();
     let words = place.path().join("stderr");

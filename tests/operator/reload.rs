@@ -15,8 +15,8 @@ use testkit_net::relay::{HOST, Setup};
 use testkit_net::transfer::Outgoing;
 use testkit_net::{PATIENCE, assert_same, bounded, contents, until};
 
-const TAKEN: &str = "The config as it is now is in force";
-const REFUSED: &str = "The config is wrong and is not taken";
+const TAKEN: &str = "The present config is in force";
+const REFUSED: &str = "The config is wrong; the old one stays in force";
 
 const RELOADS: usize = 20;
 /// Files that are sent at most, until all reloads are over.
@@ -36,7 +36,7 @@ const LIMITS: [&str; 3] = [
     "limits: {queue_bytes_total: 16MiB, sessions_per_user_max: 1000, transactions_per_peer_max: 16}",
 ];
 
-/// Whether a client that trusts what `config` says gets through the handshake.
+/// Whether a client that trusts `config` gets through the handshake.
 fn gets_in(relay: &RelayProcess, config: &Arc<ClientConfig>) -> bool {
     let mut stream = TcpStream::connect(relay.addresses[0]).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -106,20 +106,20 @@ fn a_config_that_is_wrong_changes_nothing_and_is_told_with_its_remedy() {
             let log = relay.log();
             assert!(!log.contains(TAKEN) && !log.contains("DEBUG"), "{log}");
         };
-        // A slip in one key, and a new certificate and a new level that would be good.
+        // A mistake in one key, with a new certificate and a new level that would be valid.
         relay.rewrite(&config("log: {level: debug}\nsessions: {expires_min: 60}"));
         relay.reload(REFUSED);
         let told = "config.yaml: sessions.expires_min: 60 has no unit: write it as 60s";
         assert!(relay.log().contains(told), "{}", relay.log());
         unharmed();
-        // A certificate that is torn, and one for somebody else.
+        // A torn certificate, and one for another host.
         relay.rewrite(&config("log: {level: debug}"));
         fs::write(relay.certificate(), "-----BEGIN CERTIFICATE-----\nnonsense\n").unwrap();
         relay.reload(REFUSED);
         assert!(relay.log().contains("tls.certificate: ") && relay.log().contains("not a PEM file"));
         unharmed();
         relay.rewrite(&Setup { host: "other.example.test", ..config("log: {level: debug}") });
-        relay.reload("The config was read but is not taken");
+        relay.reload("The config cannot be put into force; the old one stays in force");
         assert!(relay.log().contains("hostname: relay.example.test stands in the URIs"), "{}", relay.log());
         unharmed();
         // Files that are gone.
@@ -172,13 +172,13 @@ fn keys_that_take_a_restart_are_named_and_the_others_hold() {
         relay.reload(TAKEN);
         let log = relay.log();
         for key in ["listen", "log.format", "limits.lookups_waiting_max"] {
-            let told = format!("which takes a restart key=\"{key}\"");
+            let told = format!("needs a restart key=\"{key}\"");
             assert!(log.contains(&told), "{told}: {log}");
         }
         assert!(!log.contains("key=\"hostname\"") && !log.contains("key=\"cores\""), "{log}");
-        // Both listeners are there, and the new level holds.
-        Endpoint::plain(relay.addresses[1], "somebody").close();
-        Endpoint::tls(relay.addresses[0], &relay.trusted(), "somebody").close();
+        // Both listeners still listen, and the new level holds.
+        Endpoint::plain(relay.addresses[1], "stranger").close();
+        Endpoint::tls(relay.addresses[0], &relay.trusted(), "stranger").close();
         until("a line of the new level", || relay.log().contains("DEBUG").then_some(()));
     });
 }

@@ -1,5 +1,5 @@
 //! The unit in deploy/ as a service manager would run it: its own command, user, limits and environment, and a real
-//! socket for what it is told.
+//! socket for its notifications.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -19,8 +19,8 @@ use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{PATIENCE, bounded, until};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/msrprelay.service");
-/// Somebody without rights, where the unit's user does not exist; no account is needed to be one.
-const NOBODY: &str = "64998";
+/// A user without rights, if the unit's user does not exist; it needs no account.
+const UNPRIVILEGED: &str = "64998";
 
 /// The `Key=Value` lines of the unit; the last of several counts.
 fn unit() -> BTreeMap<String, String> {
@@ -32,7 +32,7 @@ fn unit() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The service, and what it tells its manager.
+/// The service, and its notifications.
 struct Service {
     child: Child,
     told: UnixDatagram,
@@ -66,7 +66,7 @@ impl Service {
         let start = start.replace("/etc/msrprelay/config.yaml", config.to_str().unwrap());
         assert!(start.matches(root.to_str().unwrap()).count() == 2, "{start}");
         let mut words = Vec::new();
-        // Not every root may raise them: what cannot be granted stays as it is.
+        // Not every root may raise them: a limit that cannot be granted stays as it is.
         let limit = |key: &str| unit[key].replace("infinity", "unlimited");
         let raise = format!(
             "ulimit -l {} 2> /dev/null; ulimit -n {} 2> /dev/null; ulimit -c {}; exec \"$@\"",
@@ -77,7 +77,7 @@ impl Service {
         words.extend(["sh".to_owned(), "-c".to_owned(), raise, "sh".to_owned()]);
         if is_root() {
             let user = format!(
-                "--reuid={NOBODY} --regid={NOBODY} --clear-groups --bounding-set=-all --no-new-privs"
+                "--reuid={UNPRIVILEGED} --regid={UNPRIVILEGED} --clear-groups --bounding-set=-all --no-new-privs"
             );
             words.push("setpriv".to_owned());
             words.extend(user.split(' ').map(str::to_owned));
@@ -93,7 +93,7 @@ impl Service {
         Self { child, told, place, config }
     }
 
-    /// The next thing it says. A process that was stopped and goes on sees its call interrupted.
+    /// Its next notification. A process that was stopped and continues sees its call interrupted.
     fn said(&self) -> String {
         let mut room = [0; 4096];
         loop {
@@ -105,7 +105,7 @@ impl Service {
         }
     }
 
-    /// The next thing it says that has `what` in it.
+    /// Its next notification that holds `what`.
     fn says(&self, what: &str) -> String {
         for _ in 0..1000 {
             let said = self.said();
@@ -157,7 +157,7 @@ fn the_units_command_runs_without_rights_and_says_what_it_does() {
         let since = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
         assert!(since.parse::<u64>().unwrap() > 0, "{reloading}");
         service.says("READY=1");
-        // A config that is wrong must not leave the manager waiting.
+        // A wrong config must not leave the manager waiting.
         fs::write(&service.config, "nonsense: [").unwrap();
         service.signal("HUP");
         service.says("RELOADING=1");
@@ -185,9 +185,9 @@ fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
         let asked = stopping.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
         let asked = Duration::from_micros(asked.parse().unwrap());
         assert!(asked > 3 * DRAINING_SAID_EVERY, "{asked:?}");
-        // Still fed: a core that is stuck now is as bad as ever.
+        // Still fed: a stuck core is as bad as ever during a drain.
         service.says("WATCHDOG=1");
-        // Told again, it drains no longer.
+        // Told again, it ends the drain.
         service.signal("TERM");
         service.says("STATUS=Closing connections");
         assert_eq!(client.end(), End::Clean);
@@ -197,7 +197,7 @@ fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
     });
 }
 
-// A process that drains after an upgrade is silent: the manager would refuse its words, or believe them.
+// A process that drains after an upgrade is silent: the manager would reject its notifications, or believe them.
 #[test]
 fn manager_follows_the_successor_and_its_predecessor_is_silent_until_that_has_died() {
     bounded(|| {
@@ -215,7 +215,7 @@ fn manager_follows_the_successor_and_its_predecessor_is_silent_until_that_has_di
         let successor: u32 = told.parse().unwrap();
         assert_ne!(successor, service.child.id());
         until("the drain", || service.log().contains("Draining").then_some(()));
-        // The sender is not named in what is said, so the successor is held still: what comes is the predecessor's.
+        // A notification does not name its sender, so the successor is stopped: what comes is the predecessor's.
         let to_successor = |name: &str| {
             let sent = Command::new("kill").args([&format!("-{name}"), &successor.to_string()]).status();
             assert!(sent.unwrap().success());
@@ -279,11 +279,42 @@ fn a_core_that_keeps_dying_starves_the_watchdog_until_it_works_again() {
             relay.server.crash_core_loop(0);
             until("the core to be started again", || (relay.counted().core_restarts == deaths).then_some(()));
         }
-        // A machine with little time for us may keep the other core silent as well.
+        // On a busy machine the other core may be silent as well.
         let silent = |finding: &Finding| matches!(finding, Finding::Silent(cores) if cores.contains(&0));
         assert!(found(&silent), "core 0 rested for more than two spans");
         assert!(found(&alive));
     });
+}
+
+/// The shell's part of the unit's command for a stop, run for a process.
+fn run_the_units_stop(process: &str) -> std::process::ExitStatus {
+    let unit = unit();
+    let script = unit["ExecStop"].strip_prefix("/bin/sh -c '").and_then(|rest| rest.strip_suffix('\''));
+    // A service manager would put variables of its own in; a doubled sign is one for the shell.
+    let script = script.expect("the unit stops by a line of shell").replace("$$", "$");
+    Command::new("/bin/sh").args(["-c", &script]).env("MAINPID", process).status().unwrap()
+}
+
+#[test]
+fn the_units_stop_ends_after_the_main_process_and_not_before() {
+    bounded(|| {
+        let slow = "trap 'sleep 0.7; exit 0' TERM; echo; while :; do sleep 0.05; done";
+        let mut child = Command::new("/bin/sh").args(["-c", slow]).stdout(Stdio::piped()).spawn().unwrap();
+        // Its first byte says that it hears the signal.
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0]).unwrap();
+        let process = child.id();
+        // As the service manager does: a process that has ended is there until its parent has asked how.
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        assert!(run_the_units_stop(&process.to_string()).success());
+        assert!(!Path::new(&format!("/proc/{process}")).exists(), "it was not waited for");
+        assert!(reaper.join().unwrap().success(), "it ended by itself");
+    });
+}
+
+#[test]
+fn the_units_stop_is_no_failure_where_the_main_process_has_died() {
+    // The service manager knows no main process then.
+    assert!(run_the_units_stop("").success());
 }
 
 fn analyze(arguments: &[&str], unit: &Path) -> String {
@@ -304,14 +335,14 @@ fn the_unit_is_well_formed() {
         .unwrap();
     let said = analyze(&["verify", "--man=no"], &copy);
     assert!(!said.contains("msrprelay"), "{said}");
-    // What it says about a line that is wrong, it says about ours.
+    // A fault that it reports in a line, it would report in ours.
     let spoilt = fs::read_to_string(&copy).unwrap().replace("WatchdogSec=", "WatchdogSex=");
     fs::write(&copy, spoilt).unwrap();
     assert!(analyze(&["verify", "--man=no"], &copy).contains("WatchdogSex"));
 }
 
 #[test]
-fn the_unit_leaves_little_to_whoever_breaks_in() {
+fn unit_leaves_little_to_an_intruder() {
     let said = analyze(&["security", "--offline=true", "--no-pager"], Path::new(UNIT));
     let line = said.lines().find(|line| line.contains("Overall exposure level")).unwrap();
     let level: f64 = line.rsplit_once(": ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! SIGUSR2: another process takes over, and nobody is refused, cut off, or left without an answer.
+//! SIGUSR2: another process takes over, and no client is refused, cut off, or left without an answer.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,12 +19,16 @@ struct Line {
 
 impl Line {
     fn start(more: &'static str) -> Self {
-        Self { relay: RelayProcess::start(&Setup { more, ..Setup::default() }), last: None }
+        Self::of(&Setup { more, ..Setup::default() })
     }
 
-    /// Has the last process start another one, and waits until that has taken over.
+    fn of(setup: &Setup) -> Self {
+        Self { relay: RelayProcess::start(setup), last: None }
+    }
+
+    /// Makes the last process start another one, and waits until that has taken over.
     fn upgrade(&mut self) {
-        let taken = "Another process has taken over; this one drains pid=";
+        let taken = "The successor has taken over; this process drains pid=";
         let before = self.relay.log().matches(taken).count();
         self.signal("USR2");
         self.last = Some(until("another process to take over", || {
@@ -111,7 +115,7 @@ fn who_connects_all_the_time_is_never_refused_and_a_file_under_way_arrives_whole
 }
 
 #[test]
-fn whoever_calls_a_session_of_the_old_process_reaches_it() {
+fn callers_reach_sessions_of_the_predecessor() {
     bounded(|| {
         let mut line = Line::start("");
         // The kernel puts each of them on either core.
@@ -139,14 +143,14 @@ fn whoever_calls_a_session_of_the_old_process_reaches_it() {
             assert_same(&near.join().unwrap()[0].data, &file);
             assert_same(&far.join().unwrap()[0].data, &back);
         });
-        // The end of the one is the end of the other, whoever closes.
+        // The end of one connection is the end of the other, whichever closes.
         for (n, (far, near)) in callers.into_iter().zip(clients).enumerate() {
             let (one, other) = if n % 2 == 0 { (far, near) } else { (near, far) };
             one.close();
             other.close();
         }
         line.first_ends();
-        let ended = "The process before this one has ended";
+        let ended = "The predecessor has ended";
         until("the end to be noticed", || line.relay.log().contains(ended).then_some(()));
     });
 }
@@ -179,12 +183,60 @@ fn sessions_of_both_processes_reach_each_other_whichever_speaks_first() {
     });
 }
 
+// The sessions of pages stay with the old process until they end; a connection of WebSocket is never passed on.
+#[test]
+fn pages_of_both_processes_and_telephones_reach_each_other() {
+    bounded(|| {
+        let mut line = Line::of(&Setup { websocket: &[("127.0.0.1:0", true)], ..Setup::default() });
+        let mut old: Vec<_> = (0..6).map(|n| line.relay.web_client(&format!("user{n}"))).collect();
+        let (web, trusted) = (line.relay.websocket(), line.relay.trusted());
+        let mut alone = line.relay.web_client("user14");
+        // Two have come before, and authenticate after: behind the upgrade to WebSocket, and before it.
+        let early = Endpoint::wss(web, &trusted, "user6");
+        let earlier = Endpoint::tls(web, &trusted, "user7");
+        let (mut alice, mut bob) = (line.relay.web_client("alice"), line.relay.client("bob"));
+        let (file, back) = (contents(5, 6_000_001), contents(6, 2_000_003));
+        let (there, here) = (alice.path(), bob.path());
+        // A file each way, under way when the other process takes over.
+        std::thread::scope(|scope| {
+            let page = scope.spawn(|| alice.exchange(Some(&Outgoing::chunks(&here, &back, 60_000)), 1));
+            let phone = scope.spawn(|| bob.exchange(Some(&Outgoing::giant(&there, &file)), 1));
+            line.upgrade();
+            assert_same(&page.join().unwrap()[0].data, &file);
+            assert_same(&phone.join().unwrap()[0].data, &back);
+        });
+        let mut new: Vec<_> = (8..11).map(|n| line.relay.web_client(&format!("user{n}"))).collect();
+        new.extend((11..14).map(|n| line.relay.client(&format!("user{n}"))));
+        for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
+            if n % 2 == 0 { chat(old, new) } else { chat(new, old) }
+        }
+        for swap in [false, true] {
+            let (one, other) = if swap { (&mut old[1], &mut new[1]) } else { (&mut new[1], &mut old[1]) };
+            let path = other.path();
+            std::thread::scope(|scope| {
+                scope.spawn(|| one.send_file(&Outgoing::chunks(&path, &file, 60_000)));
+                assert_same(&other.receive_file().data, &file);
+            });
+        }
+        // A peer without a session names a page of the old process.
+        let mut far = line.relay.stranger("far");
+        chat(&mut far, &mut alone);
+        far.close();
+        let early = early.log_in("user6", 443);
+        let earlier = earlier.upgrade("user7").log_in("user7", 443);
+        old.into_iter().chain([alice, bob, alone, early, earlier]).for_each(Endpoint::close);
+        line.first_ends();
+        let (mut page, mut phone) = (line.relay.web_client("user0"), line.relay.client("user1"));
+        chat(&mut page, &mut phone);
+    });
+}
+
 #[test]
 fn who_has_connected_before_and_authenticates_after_is_served() {
     bounded(|| {
         let mut line = Line::start("");
         let early: Vec<_> = (0..4).map(|n| line.relay.stranger(&format!("user{n}"))).collect();
-        // Somebody who keeps the old process from ending at once.
+        // A client that keeps the old process from ending at once.
         let alice = line.relay.client("alice");
         line.upgrade();
         until("the drain to begin", || line.relay.log().contains("Draining").then_some(()));
@@ -207,8 +259,8 @@ fn a_program_that_does_not_start_changes_nothing() {
         let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
         line.relay.rewrite(&Setup { more: "no_such_key: 1", ..Setup::default() });
         line.signal("USR2");
-        until("it to be said that nobody takes over", || {
-            line.relay.log().contains("Nobody takes over; this process goes on").then_some(())
+        until("the failed upgrade to be logged", || {
+            line.relay.log().contains("Upgrade failed; still serving").then_some(())
         });
         assert!(line.relay.log().contains("no_such_key"), "{}", line.relay.log());
         chat(&mut alice, &mut bob);
@@ -227,11 +279,11 @@ fn until_each_counts_on(counts: &[AtomicUsize]) {
     });
 }
 
-/// A client that logs in all the time, each time until it works, until `over`. `count`: how often that has been.
+/// A client that logs in again and again, each time until it works, until `over`. `count`: how often it has logged in.
 fn knock(line: &Line, over: &AtomicBool, count: &AtomicUsize) {
     let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
     while !over.load(Ordering::SeqCst) {
-        // One that the dead process had accepted is cut off; its next attempt gets in.
+        // A connection that the dead process had accepted is cut off; the client's next attempt gets in.
         let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let user = format!("user{}", count.load(Ordering::SeqCst) % 10);
             Endpoint::tls(address, &trusted, &user).log_in(&user, address.port()).close();
@@ -273,7 +325,7 @@ fn successor_that_dies_while_its_predecessor_drains_leaves_the_service_to_it() {
             chat(&mut carol, &mut dave);
         }
         assert!(line.relay.ended().is_none());
-        // And an upgrade that works is possible as ever.
+        // And an upgrade that works is still possible.
         line.upgrade();
         let (mut erin, mut frank) = (line.relay.client("user4"), line.relay.client("user5"));
         chat(&mut erin, &mut frank);
@@ -294,17 +346,17 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
         std::thread::scope(|scope| {
             scope.spawn(|| knock(&line, &over, &count));
             for round in 0..8 {
-                let lives = line.relay.log().matches("Starting the process that is to take over").count();
+                let lives = line.relay.log().matches("Starting the successor").count();
                 line.relay.signal("USR2");
                 let log = || line.relay.log();
-                let is_on = || log().matches("Starting the process that is to take over").count() > lives;
+                let is_on = || log().matches("Starting the successor").count() > lives;
                 until("the successor to be started", || is_on().then_some(()));
                 // Each time a little later, from its first instruction on.
                 std::thread::sleep(std::time::Duration::from_millis(round * 25));
                 let child = until("its process", || children(line.relay.pid()).pop());
                 let _ = Command::new("kill").args(["-KILL", &child.to_string()]).status();
                 until("the outcome", || {
-                    let gone = log().matches("Nobody takes over; this process goes on").count();
+                    let gone = log().matches("Upgrade failed; still serving").count();
                     let back = log().matches("Accepting connections again").count();
                     (gone + back > lives).then_some(())
                 });
@@ -318,7 +370,7 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
     });
 }
 
-// There is none that serves then; to a service manager, which follows the other one, only the exit status tells it.
+// Then no process serves; a service manager, which follows the other one, learns it only from the exit status.
 #[test]
 fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
     bounded(|| {
@@ -336,7 +388,8 @@ fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
     });
 }
 
-// It has closed the listening sockets of both: there is nothing to take back, and it was told to end the service.
+// It has closed the listening sockets of both processes: there is nothing to take back, and it was told to end the
+// service.
 #[test]
 fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor() {
     bounded(|| {
@@ -350,9 +403,7 @@ fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor(
         line.signal("KILL");
         line.last = None;
         drop(carol);
-        until("its end to be noticed", || {
-            line.relay.log().contains("The process that took over has ended").then_some(())
-        });
+        until("its end to be noticed", || line.relay.log().contains("The successor has ended").then_some(()));
         assert!(!line.relay.log().contains("Accepting connections again"), "{}", line.relay.log());
         alice.close();
         line.first_ends();
@@ -375,7 +426,7 @@ fn signal_to_end_is_not_lost_among_reloads() {
     bounded(|| {
         let mut line = Line::start("");
         let flood = flood(line.relay.pid());
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
         line.signal("TERM");
         line.first_ends();
@@ -388,7 +439,7 @@ fn no_step_of_an_upgrade_is_lost_among_reloads() {
     bounded(|| {
         let mut line = Line::start("");
         let flood = flood(line.relay.pid());
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
         line.upgrade();
         line.first_ends();
@@ -408,7 +459,7 @@ fn children(pid: u32) -> Vec<u32> {
     all.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-// Whoever looks inside sees the sessions of both processes, and can close them.
+// An operator sees the sessions of both processes, and can close them.
 #[test]
 fn operator_sees_the_sessions_of_the_process_that_drains() {
     bounded(|| {
@@ -441,7 +492,7 @@ fn operator_sees_the_sessions_of_the_process_that_drains() {
         assert!(of("user1").get("draining_pid").is_none());
         assert_eq!(ask(&["sessions", "--user", "bob"]).len(), 1);
         until("the drain to be told of", || {
-            line.relay.log().contains("The process before this one drains sessions=2").then_some(())
+            line.relay.log().contains("The predecessor drains sessions=2").then_some(())
         });
 
         let closed = ask(&["close", of("bob")["session"].as_str().unwrap()]);
@@ -452,6 +503,47 @@ fn operator_sees_the_sessions_of_the_process_that_drains() {
         alice.close();
         line.first_ends();
         until("one process to be left", || (ask(&["status"]).len() == 1).then_some(()));
+    });
+}
+
+// Two clients on two cores of the old process meet there, before the upgrade or after it, and its successor's operator ends
+// them by ids that name the core they have left.
+#[test]
+fn pairs_that_come_together_live_through_an_upgrade_and_can_be_closed_from_the_new_process() {
+    bounded(|| {
+        let setup = Setup { more: "admin: {socket: admin.sock}", cores: "[0, 1]", ..Setup::default() };
+        let mut line = Line { relay: RelayProcess::start(&setup), last: None };
+        let relay = &line.relay;
+        let pair = |one: &str, other: &str| {
+            let other = relay.client(other);
+            let one = until("a client on another core", || {
+                let client = relay.client(one);
+                (client.core() != other.core()).then_some(client)
+            });
+            (one, other)
+        };
+        let (mut before, mut after) = (pair("alice", "bob"), pair("user1", "user2"));
+        chat(&mut before.0, &mut before.1);
+        line.upgrade();
+        chat(&mut before.0, &mut before.1);
+        chat(&mut after.0, &mut after.1);
+        let socket = line.relay.certificate().with_file_name("admin.sock");
+        let ask = |arguments: &[&str]| {
+            let mut asked = Command::new(relay_binary());
+            let output = asked.args(arguments).arg("--socket").arg(&socket).arg("--json").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for (mut guest, host, user) in [(before.0, before.1, "alice"), (after.0, after.1, "user1")] {
+            let id = guest.relay.as_ref().unwrap().rsplit('/').next().unwrap()[..10].to_owned();
+            let sessions = ask(&["sessions", "--user", user]);
+            let session: serde_json::Value = serde_json::from_str(sessions.trim()).unwrap();
+            assert_eq!((&session["session"], &session["core"]), (&id.clone().into(), &host.core().into()));
+            assert!(ask(&["close", &id]).contains(user));
+            guest.end();
+            host.close();
+        }
+        line.first_ends();
     });
 }
 
@@ -497,7 +589,7 @@ fn one_process_after_the_other_takes_over() {
             chat(&mut alice, &mut bob);
             alice.close();
             bob.close();
-            let ended = "The process before this one has ended";
+            let ended = "The predecessor has ended";
             until("the old process to end", || (line.relay.log().matches(ended).count() > n).then_some(()));
         }
         line.first_ends();
@@ -515,7 +607,7 @@ fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
         chat(&mut alice, &mut bob);
         line.signal("USR2");
         until("the second upgrade to be refused", || {
-            line.relay.log().contains("The process before this one still drains").then_some(())
+            line.relay.log().contains("The predecessor still drains").then_some(())
         });
         alice.close();
         bob.close();
@@ -557,7 +649,7 @@ fn session_and_file_live_through_the_upgrade_from_another_build() {
             assert_same(&received.join().unwrap().data, &file);
         });
         chat(&mut alice, &mut bob);
-        // A client of the new process reaches one of the old, and the other way about.
+        // A client of the new process reaches one of the old, and the reverse.
         let [mut carol, mut dave] = ["user4", "user5"].map(|user| line.relay.client(user));
         chat(&mut carol, &mut unbound);
         chat(&mut unheard, &mut dave);

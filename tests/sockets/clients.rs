@@ -42,7 +42,7 @@ fn library_client(relay: &TestRelay, user: &str) -> Endpoint {
     endpoint
 }
 
-/// What the library insists on in every frame: 4 to 32 characters, the first a letter or a digit.
+/// What the library requires in every frame: 4 to 32 characters, the first a letter or a digit.
 #[track_caller]
 fn assert_acceptable(frame: &Frame) {
     let tid = frame.tid();
@@ -57,7 +57,7 @@ fn empty_send(from: &Endpoint, to: &Endpoint) -> Request {
     Request::send(&from.route(&to.path()), &from.uri, &fresh_id(), "1-0/0")
 }
 
-/// The one who was called hears the opening, answers it, and at once says something himself.
+/// The called client hears the opening, answers it, and at once sends something itself.
 fn hear_opening(callee: &mut Endpoint, caller: &Endpoint) {
     let opening = callee.request("SEND");
     assert_acceptable(&opening);
@@ -76,7 +76,7 @@ fn opened(relay: &TestRelay, users: (&str, &str)) -> (Endpoint, Endpoint) {
     let tid = alice.send_bare(opening);
     hear_opening(&mut bob, &alice);
     let eager = bob.say(&alice.path(), b"Already here");
-    // Anything but the answer would be fatal to the library now.
+    // Anything but the answer would be fatal to the library at this point.
     let answer = alice.response(&tid);
     assert_eq!(answer.status(), Some(200));
     assert_eq!(answer.required("To-Path"), alice.uri);
@@ -277,7 +277,7 @@ fn a_stop_lets_everything_queued_arrive_and_then_ends_in_order() {
         }
         std::thread::scope(|scope| {
             let stopping = scope.spawn(|| relay.server.stop());
-            // Bob says nothing from here on: what he would say comes too late.
+            // Bob sends nothing from here on: it would come too late.
             for _ in 0..20 {
                 let message = bob.frame();
                 assert!(message.is_request("SEND"), "{message:?}");

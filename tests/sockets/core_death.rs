@@ -1,4 +1,4 @@
-//! A core that dies: alone in its process, because it counts descriptors.
+//! A dying core. The test runs alone in its process, because it counts descriptors.
 
 use testkit_net::endpoint::Endpoint;
 use testkit_net::relay::TestRelay;
@@ -31,7 +31,7 @@ fn pair_on(relay: &TestRelay, core: usize) -> (Endpoint, Endpoint) {
 fn a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on() {
     alone("core_death::a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on", || {
         let relay = TestRelay::start();
-        // What is made once, by the first clients, is no leak.
+        // Memory that the first clients make once is no leak.
         drop(relay.client("alice"));
         until("the first client to be forgotten", || (relay.counted().connections_open == 0).then_some(()));
         let before = descriptors();
@@ -52,7 +52,7 @@ fn a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on() {
             until("the core to be started again", || (relay.counted().core_restarts == deaths).then_some(()));
             // Its clients see the end of their connections.
             let _ = carol.end();
-            // No listener of the dead core has been left behind to swallow its share.
+            // No listener of the dead core is left to swallow its share.
             for n in 0..50 {
                 relay.client(&format!("user{n}")).close();
             }

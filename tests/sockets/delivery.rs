@@ -1,4 +1,4 @@
-//! What is sent arrives: every arrangement of clients and relay, both directions, many at once.
+//! Messages arrive: every arrangement of clients and relay, both directions, many at once.
 
 use std::net::TcpListener;
 
@@ -27,14 +27,14 @@ fn both_ways(alice: &mut Endpoint, bob: &mut Endpoint) {
     }
 }
 
-/// A first message each way: who dials binds the session (RFC 4975, 5.4).
+/// A first message each way: the side that dials binds the session (RFC 4975, 5.4).
 fn greet(active: &mut Endpoint, passive: &mut Endpoint) {
     let tid = active.say(&passive.path(), b"Hello");
     assert_eq!(active.status(&tid), 200);
     let greeting = passive.request("SEND");
     assert_eq!(greeting.body, b"Hello");
     assert_eq!(greeting.required("To-Path"), passive.uri);
-    // What came leads back: the answerer's own relay stands in front.
+    // The received path leads back: the answerer's own relay stands first.
     assert_eq!(greeting.required("From-Path"), passive.route(&active.path()));
     let tid = passive.say(&active.path(), b"Hello yourself");
     assert_eq!(passive.status(&tid), 200);
@@ -90,9 +90,9 @@ fn files_cross_between_a_client_of_the_relay_and_a_plain_endpoint_that_the_relay
     });
 }
 
-// I14: the config's bound reaches the connections, the relay's own and those of others, on whichever core.
+// I14: the config's bound reaches the connections that the relay opens and accepts, on every core.
 #[test]
-fn peers_named_in_max_chunk_get_short_chunks_whoever_calls() {
+fn peers_named_in_max_chunk_get_short_chunks_on_any_connection() {
     bounded(|| {
         let outbound =
             "{plain: allow, allow: [127.0.0.0/8], max_chunk: {127.0.0.1: 10KiB, \"*.example.net\": 3KiB}}";

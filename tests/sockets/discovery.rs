@@ -1,5 +1,5 @@
 //! The zones of deploy/dns/, served by a real name server to real clients of two relays: how clients spread, and what
-//! happens when a relay goes.
+//! happens when a relay ends.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Sessions that are opened to see how they spread.
 const CLIENTS: usize = 60;
 
-/// A zone file as it is, but for the addresses and ports, which are those of this machine.
+/// A zone file with this machine's addresses and ports.
 fn here(zone: &str, ports: &[u16; 3]) -> String {
     let port = |line: &str| {
         let which = ["edge1", "edge2", "spare", "relay"].iter().position(|name| line.ends_with(name));
@@ -81,14 +81,14 @@ impl Farm {
             if !one_port {
                 break ports;
             }
-            // Free on the one address is free on the other as a rule.
+            // A port that is free on the one address is usually free on the other.
             drop(held);
             if ADDRESSES.iter().all(|address| TcpListener::bind((*address, ports[0])).is_ok()) {
                 break [ports[0]; 2];
             }
         };
-        let nobody = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap().port();
-        let zone = Zone::of_file(here(zone, &[ports[0], ports[1], nobody]));
+        let free = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap().port();
+        let zone = Zone::of_file(here(zone, &[ports[0], ports[1], free]));
         let relays = [0, 1].map(|at| Some(relay(place.path(), at, ports[at], zone.address)));
         Self { relays, zone, place }
     }
@@ -110,7 +110,7 @@ impl Farm {
         })
     }
 
-    /// Clients open sessions where the DNS leads them, each by its own dice; returns how many had to try more than one
+    /// Clients open sessions where the DNS leads them, each by its own dice. Returns how many had to try more than one
     /// address.
     fn crowd(&self) -> usize {
         let (located, trust) = (self.located(), Trust::File(self.place.path().join("ca")));
@@ -225,14 +225,14 @@ fn several_srv_targets_share_the_clients_by_weight_and_stand_in_for_each_other()
         );
         let families = |relay: usize| located.relays[relay].addresses.as_ref().unwrap().len();
         assert_eq!([0, 1, 2].map(families), [2, 2, 1], "both families where there are both");
-        assert_eq!(farm.crowd(), 0, "nobody has to try twice");
+        assert_eq!(farm.crowd(), 0, "no client has to try twice");
         let [large, small] = farm.sessions(CLIENTS as u64);
         assert_eq!(large + small, CLIENTS as u64);
-        // 45 and 15 are what the weights ask for; the dice are the same each time.
+        // By the weights, 45 and 15; the dice are the same each time.
         assert!((38..=52).contains(&large) && small >= 8, "{large} and {small}");
         farm.send_a_file(1);
 
-        // The larger one goes.
+        // The larger one ends.
         drop(farm.relays[0].take());
         assert!(farm.crowd() >= 38, "those who would have come to it come to the other one");
         assert_eq!(farm.sessions(small + CLIENTS as u64)[0], 0);
@@ -287,7 +287,7 @@ fn a_name_server_that_says_nothing_costs_a_client_no_more_than_its_limit() {
 
 // -- what the relay itself looks up ----------------------------------------------------------------
 
-/// A relay that asks this name server, and waits for it so long.
+/// A relay that asks this name server, and waits for it this long.
 fn asking(dns: SocketAddr, timeout: &str) -> TestRelay {
     let more = format!("dns: {{servers: [\"{dns}\"]}}\nlimits: {{resolve_timeout: {timeout}}}");
     TestRelay::with(&Setup { more: more.leak(), ..Setup::default() })
@@ -305,7 +305,7 @@ fn a_next_hop_is_reached_by_its_name_whichever_family_it_is_of() {
                     both IN A 127.0.0.5\nboth IN AAAA ::1\n";
         let zone = Zone::of_file(zone.to_owned());
         let relay = asking(zone.address, "60s");
-        // Nobody listens on the IPv4 address of `both`.
+        // Nothing listens on the IPv4 address of `both`.
         for (n, (name, address)) in
             [("four", "127.0.0.1:0"), ("six", "[::1]:0"), ("both", "[::1]:0")].iter().enumerate()
         {
@@ -322,7 +322,7 @@ fn a_next_hop_is_reached_by_its_name_whichever_family_it_is_of() {
 }
 
 #[test]
-fn a_name_that_nobody_resolves_in_time_is_a_next_hop_that_does_not_answer() {
+fn name_without_an_answer_in_time_is_a_next_hop_that_does_not_answer() {
     bounded(|| {
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let relay = asking(silent.local_addr().unwrap(), "200ms");
@@ -357,7 +357,7 @@ fn silent_name_servers_of_one_user_do_not_keep_another_from_a_next_hop() {
         for (n, client) in crowd.iter_mut().enumerate() {
             client.say(&format!("msrp://host{n}.silent.test:2855/end;tcp"), b"Hello?");
         }
-        // Neither looked up nor waiting: the rest of them has been refused.
+        // Neither looked up nor waiting: the rest was refused.
         let refused = |asked: usize| {
             CROWD.checked_sub(asked + 32).is_some_and(|rest| rest > 0)
                 && name_look_ups(&relay, LookUpEnd::Busy) >= (CROWD - asked - 32) as u64
@@ -374,7 +374,7 @@ fn silent_name_servers_of_one_user_do_not_keep_another_from_a_next_hop() {
     });
 }
 
-/// A listener whose kernel drops what asks for a connection: its queue is full, and stays so.
+/// A listener whose kernel drops connection requests: its queue is full, and stays so.
 fn deaf() -> (Socket, Vec<Socket>, u16) {
     let tcp = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let listener = tcp();
@@ -394,7 +394,7 @@ fn deaf() -> (Socket, Vec<Socket>, u16) {
 }
 
 #[test]
-fn connects_that_nobody_answers_are_bounded_for_each_user_and_not_for_others() {
+fn unanswered_connects_are_bounded_for_each_user_and_not_for_others() {
     bounded(|| {
         let relay = sharing("127.0.0.1:9".parse().unwrap(), "dials_per_user_max: 2");
         let (deaf, held, nowhere) = deaf();
@@ -412,7 +412,7 @@ fn connects_that_nobody_answers_are_bounded_for_each_user_and_not_for_others() {
         let mut bob = relay.client("bob");
         bob.say(&to("bob"), b"bob");
         assert_eq!(Foreign::accept_plain(&listener, &to("bob")).request("SEND").body, b"bob");
-        // One that comes to its end makes room for the next one.
+        // One that ends makes room for the next one.
         held.iter().for_each(|_| drop(deaf.accept().unwrap()));
         assert_eq!(Foreign::accept_plain(&listener, &to("alice")).request("SEND").body, b"alice");
     });

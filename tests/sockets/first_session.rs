@@ -1,8 +1,8 @@
 //! Replays the transcript of `docs/client/first-session.md` against a relay process, byte for byte.
 //!
-//! The page is the script: its config, who sends and who receives what. What the relay makes afresh in each run stands
-//! in the page as it was in one run. The test learns what stands for it in this run where the relay first says it, and puts
-//! that in its place from then on. Digests of the page must be right for the nonces of the page.
+//! The page is the script: its config, the senders, the receivers and the frames. The relay's random parts are on the
+//! page as they were in one run. The test learns their values in this run where the relay first sends them, and
+//! replaces them from then on. The page's digests must be right for the page's nonces.
 
 use std::collections::HashMap;
 use std::fs;
@@ -44,7 +44,7 @@ fn blocks() -> Vec<(&'static str, &'static str, &'static str)> {
     found
 }
 
-/// The frames, in the order of the page. Each is numbered, and says whose it is: `3. **bob sends**`.
+/// The frames, in the order of the page. Each has a number and its sender: `3. **bob sends**`.
 fn steps() -> Vec<Step> {
     let mut found = Vec::new();
     for (_, in_front, inside) in blocks().into_iter().filter(|(kind, ..)| *kind == "msrp") {
@@ -93,7 +93,7 @@ fn digests(user: &str, challenge: &str, request: &str) -> (String, String) {
     (answer.response.to_string(), answer.rspauth(&ha1, uri).as_str().to_owned())
 }
 
-/// What is put in the place of what.
+/// The replacements.
 #[derive(Default)]
 struct Places(Vec<(String, String)>);
 
@@ -107,7 +107,7 @@ impl Places {
         self.0.iter().fold(frame.to_owned(), |frame, (page, here)| frame.replace(page, here))
     }
 
-    /// What the relay has made afresh in this frame.
+    /// Learns the relay's random parts in this frame.
     fn learn_from(&mut self, page: &str, here: &str) {
         let start =
             |frame: &str| frame.lines().next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! Connections that nobody has authenticated go to the core of the session that they are for, whole and once,
-//! wherever the kernel has put them and however their bytes come.
+//! Unauthenticated connections move to the core of the session that they are for, whole and once, wherever the kernel
+//! has put them and however their bytes come.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use testkit_net::relay::TestRelay;
 use testkit_net::transfer::Outgoing;
 use testkit_net::{assert_same, bounded, contents, until};
 
-/// Pairs of a client and a stranger of each kind: the kernel puts both on either core, and surely not always on the same.
+/// Pairs of a client and a stranger of each kind: the kernel puts both on either core, and hardly always on the same.
 const PAIRS: usize = 24;
 
 /// A client on each core.
@@ -25,7 +25,7 @@ fn clients(relay: &TestRelay) -> [Endpoint; 2] {
     })
 }
 
-/// A client that has not spoken with anybody: its session is bound to the first that it speaks with.
+/// A client that has not spoken yet: its session is bound to the first peer that it speaks with.
 fn client(relay: &TestRelay, n: usize) -> Endpoint {
     relay.client(&format!("user{n}"))
 }
@@ -45,7 +45,7 @@ fn counted(relay: &TestRelay, open: u64) -> Snapshot {
     })
 }
 
-/// The stranger can be answered too, and speaks on.
+/// The stranger can be answered too, and goes on.
 #[track_caller]
 fn converse(stranger: &mut Endpoint, client: &mut Endpoint) {
     let tid = client.say(&stranger.uri, b"Who is there?");

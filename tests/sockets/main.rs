@@ -10,6 +10,8 @@ mod discovery;
 mod federation;
 mod first_session;
 mod hand_over;
+mod meet;
 mod refusals;
 mod resilience;
 mod stop;
+mod websocket;

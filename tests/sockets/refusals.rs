@@ -1,4 +1,4 @@
-//! What the relay refuses, and in which words.
+//! The relay's refusals, and their words.
 
 use testkit_net::account::{DOMAIN, Login, Style, password};
 use testkit_net::endpoint::Endpoint;
@@ -29,7 +29,7 @@ fn wrong_password_unknown_user_and_wrong_realm_get_a_fresh_challenge() {
         let right = password("alice");
         let cases = [
             ("alice", "guess", None),
-            ("nobody", "guess", None),
+            ("absent", "guess", None),
             ("alice", &right, Some("elsewhere.example")),
         ];
         for (user, secret, realm) in cases {
@@ -85,14 +85,14 @@ fn auth_to_a_sip_domain_without_a_port_is_answered() {
     });
 }
 
-// What clients in use send before, between and beside their messages, over TLS.
+// The deviations of clients in use: before, between and beside their messages, over TLS.
 #[test]
 fn what_clients_in_use_deviate_in_ends_no_connection() {
     bounded(|| {
         let relay = TestRelay::start();
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         let to_bob = alice.route(&bob.path());
-        // A file transfer asks how much of the file is there already.
+        // A file transfer asks how much of the file has arrived already.
         let tid = alice.send_bare(Request::new("FILE_OFFSET", &to_bob, &alice.uri));
         let asked = bob.frame();
         assert!(asked.is_request("FILE_OFFSET"));
@@ -149,7 +149,7 @@ fn an_unknown_session_gets_481_and_the_connection_goes_on() {
         let relay = TestRelay::start();
         let mut alice = relay.client("alice");
         for _ in 0..3 {
-            let unknown = format!("msrps://{HOST}:{}/nobody;tcp {}", relay.tls.port(), alice.uri);
+            let unknown = format!("msrps://{HOST}:{}/absent;tcp {}", relay.tls.port(), alice.uri);
             let request = Request::send(&unknown, &alice.uri, &fresh_id(), "1-0/0");
             let tid = alice.send_bare(request);
             assert_eq!(alice.status(&tid), 481);
@@ -170,7 +170,7 @@ fn a_second_connection_to_a_bound_session_gets_506_and_a_stolen_uri_481() {
         let request = Request::send(&bobs_path, &thief.uri, &fresh_id(), "1-0/0");
         let tid = thief.send_bare(request);
         assert_eq!(thief.status(&tid), 506);
-        // Alice's URI in somebody else's hands leads nowhere but to alice.
+        // A stolen URI of Alice's leads nowhere but to Alice.
         let stolen =
             format!("{} msrps://192.0.2.1:2855/elsewhere;tcp", alice.relay.clone().unwrap_or_default());
         let request = Request::send(&stolen, &thief.uri, &fresh_id(), "1-0/0");

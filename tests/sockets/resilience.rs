@@ -1,4 +1,4 @@
-//! What goes wrong with one connection is felt by its own session alone, and is told once.
+//! A fault of one connection affects only its own session, and is reported once.
 
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
@@ -18,14 +18,14 @@ use testkit_net::{assert_same, bounded, contents, until};
 
 const CHUNK: usize = 10_000;
 
-/// How the receiver's end comes.
+/// How the receiver ends.
 #[derive(Clone, Copy, Debug)]
 enum Death {
     Reset,
     Close,
 }
 
-/// What the sender of a message was told.
+/// What the sender of a message heard.
 #[derive(Default)]
 struct Told {
     accepted: Vec<RangeInclusive<u64>>,
@@ -57,7 +57,7 @@ impl Told {
         Some(status)
     }
 
-    /// Bytes that the receiver cannot have got are told of, and none of them twice.
+    /// Bytes that the receiver cannot have got are reported, none of them twice.
     fn check(&self, received: u64) {
         let mut notices: Vec<_> = self.reported.clone();
         notices.extend(self.refused.iter().map(|(_, range)| range.clone()));
@@ -67,8 +67,8 @@ impl Told {
         }
         let last_accepted = self.accepted.iter().map(|range| *range.end()).max().unwrap();
         assert!(last_accepted > received, "nothing was under way");
-        // What was queued for the receiver is one REPORT; chunks under way to another core at that moment are told
-        // of one by one. Together they leave no gap.
+        // One REPORT covers what was queued for the receiver; chunks under way to another core at that moment are
+        // reported one by one. Together they leave no gap.
         let mut reported = self.reported.clone();
         reported.sort_by_key(|range| *range.start());
         let mut told_to = received;
@@ -91,7 +91,7 @@ fn next_chunk(n: usize, (to, from, id): (&str, &str, &str)) -> (Sent, Request) {
     ((request.tid(), bytes), request)
 }
 
-/// Sends chunk after chunk until one is refused, then one more. `accepted` counts the good answers.
+/// Sends chunk after chunk until one is refused, then one more. `accepted` counts the 200s.
 fn send_until_refused(alice: &mut Endpoint, peer: &str, accepted: &AtomicUsize) -> Told {
     let (to, from, id) = (alice.route(peer), alice.uri.clone(), fresh_id());
     let (sent, refused, finished) =
@@ -104,7 +104,7 @@ fn send_until_refused(alice: &mut Endpoint, peer: &str, accepted: &AtomicUsize) 
             for n in 0.. {
                 let last = refused.load(Ordering::SeqCst);
                 let (chunk, request) = next_chunk(n, (&to, &from, &id));
-                // Said before it is written: the answer may be faster than we are.
+                // Noted before it is written: the answer may be faster than this thread.
                 sent.lock().unwrap().push(chunk);
                 finished.store(last, Ordering::SeqCst);
                 writer.write(&request.with_body(&body, Flag::More));
@@ -127,7 +127,7 @@ fn send_until_refused(alice: &mut Endpoint, peer: &str, accepted: &AtomicUsize) 
     });
     let (further, _) = told.refused.last().unwrap();
     assert_eq!(*further, 481);
-    // Nothing more is told than was heard so far: the next frame answers the next request.
+    // No further notice comes: the next frame answers the next request.
     let tid = alice.say(peer, b"Anybody?");
     assert_eq!(alice.status(&tid), 481);
     told
@@ -147,7 +147,7 @@ fn move_files(from: &mut Endpoint, to: &mut Endpoint, seed: u64) {
 fn receiver_dies(death: Death) {
     let relay = TestRelay::start();
     let (mut carol, mut dave) = (relay.client("user0"), relay.client("user1"));
-    // Where connections land is the kernel's choice: on one core, on two.
+    // The kernel chooses the cores: one, or two.
     for round in 0..5 {
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         let accepted = AtomicUsize::new(0);
@@ -163,7 +163,7 @@ fn receiver_dies(death: Death) {
                 received += frame.body.len() as u64;
                 chunks += 1;
             }
-            // So many more were answered by the relay, and will not be read by anybody.
+            // So many more were answered by the relay, and will never be read.
             let more = (received as usize).div_ceil(CHUNK) + 3;
             until("chunks under way", || (accepted.load(Ordering::SeqCst) >= more).then_some(()));
             match death {
@@ -198,7 +198,7 @@ const FILE: usize = 64 << 20;
 const PAIRS: usize = 100;
 const MESSAGES: usize = 1500;
 const MESSAGE: usize = 200;
-/// What docs/operate/configuration.md promises: the high-water mark, one read across it, and one flush.
+/// The bound in docs/operate/configuration.md: the high-water mark, one read across it, and one flush.
 const SESSION_KIB_MAX: u64 = 256 + 64 + 128;
 
 /// A client that may be made to wait for long.
@@ -250,7 +250,7 @@ fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_ever
         let relay = RelayProcess::start(&Setup { more: "limits: {write_timeout: 10m}", ..Setup::default() });
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         [&alice, &bob].into_iter().for_each(|client| client.wait_for(LONG));
-        // What a transfer needs at all is not what a stopped one needs.
+        // The memory that any transfer needs does not count for a stopped one.
         move_files(&mut alice, &mut bob, 7);
         let before = relay.rss_kib();
         let data = contents(8, FILE);
@@ -277,7 +277,7 @@ fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_the
         let (one, many) = (RelayProcess::start(&setup), RelayProcess::start(&setup));
         let (mut alice, mut bob) = (one.client("alice"), one.client("bob"));
         [&alice, &bob].into_iter().for_each(|client| client.wait_for(LONG));
-        // What a transfer needs at all is not what a stopped one needs.
+        // The memory that any transfer needs does not count for a stopped one.
         move_files(&mut alice, &mut bob, 7);
         let mut pairs: Vec<(Endpoint, Endpoint)> =
             (0..PAIRS).map(|n| (narrow(&many, 2 * n), narrow(&many, 2 * n + 1))).collect();
@@ -316,7 +316,7 @@ fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_the
     });
 }
 
-/// The most memory each of two relays uses while nobody reads.
+/// The most memory that each of two relays uses while no receiver reads.
 fn rest(one: &RelayProcess, many: &RelayProcess) -> (u64, u64) {
     let end = Instant::now() + REST;
     let mut peak = (0, 0);

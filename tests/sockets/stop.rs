@@ -1,4 +1,4 @@
-//! A relay that stops while messages fly: what it has answered has arrived.
+//! A relay that stops while messages are under way: every message that it has answered has arrived.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,8 +1,8 @@
 //! A moment after which waiting ends.
 //!
-//! The engine's own timer is registered anew each time it is polled while it is pending, and what was
-//! registered before stays until it fires: a future that waits for bytes *or* a timer, and is polled
-//! thousands of times, would leave as many behind. This one registers once.
+//! glommio's own timer registers anew on each poll while it is pending, and each registration stays until it fires. A
+//! future that waits for bytes *or* a timer may be polled thousands of times and would leave as many registrations.
+//! This timer registers once.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
-/// Ready from a moment on. Awaited by one task alone: it is the first waker that is woken.
+/// Ready from a moment on. Only one task may await it: the first waker is the one that is woken.
 #[derive(Debug)]
 pub struct Deadline {
     at: Instant,
@@ -40,7 +40,7 @@ impl Future for Deadline {
             return Poll::Ready(());
         }
         if self.timer.is_none() {
-            // A little late rather than a little early: an early wake would find nobody registered.
+            // A little late rather than a little early: an early wake would find no waker registered.
             let mut timer = Timer::new(self.at - now + Duration::from_millis(1));
             let polled = Pin::new(&mut timer).poll(cx);
             self.timer = Some(timer);

@@ -1,25 +1,27 @@
 //! The one constructor of executors, and what keeps them from sleeping over tasks that are due.
 //!
-//! Owns the settings of every executor, in the relay, the client, tests and tools, and the remedy for a flaw of the engine.
-//! Must not know: what runs on an executor.
+//! Owns the settings of every executor (in the relay, the client, tests and tools) and the remedy for a flaw of
+//! glommio. Must not know what runs on an executor.
 //!
 //! # The flaw
 //!
 //! A turn of glommio-ng 0.12.0 arms its preemption timer, then runs tasks until the timer fires. If the timer has fired
-//! *before the first task is looked at*, the turn runs none; the engine takes that for having none, and sleeps until the
-//! next event. The tasks that are due wait for it, and the tasks of the executor's own timers may be among them: then it
-//! never comes. All it takes is a thread that gets no CPU for the length of the timer between two lines of code.
+//! *before the first task runs*, the turn runs no task. The engine then believes that no task is due, and sleeps until
+//! the next event. The due tasks wait for that event. If the event is one of the executor's own timers, whose tasks
+//! wait too, it never comes. A thread that gets no CPU for the length of the timer, between two lines of code, is
+//! enough to cause this.
 //!
 //! # The remedy
 //!
-//! * The timer is so long (`NEVER`) that it does not fire. So nothing that comes back in every turn can spoil a turn: a
-//!   machine of any slowness gets on. Everything else that ends a turn early either wakes a task, or is the engine's
-//!   eventfd, without which it refuses to sleep.
-//! * What the timer was for, that sockets, timers and other threads are looked at while tasks stay runnable, is done by the
-//!   tasks (`turn`): between two pieces of work they call [`breathe`], which waits for the next look now and then.
-//! * One thread for the whole process (`watch`) knocks at executors that are at work and do not look all the same.
-//! * The same thread knocks at an executor that has used CPU since it last answered. Should one have gone to sleep over
-//!   tasks by a way that is not known here, it sleeps no longer than `watch::REST` and a moment.
+//! * The timer is so long (`NEVER`) that it does not fire, so work that comes back in every turn cannot spoil a turn,
+//!   on however slow a machine. Everything else that ends a turn early either wakes a task, or is the engine's eventfd,
+//!   without which the engine refuses to sleep.
+//! * The timer's purpose was to let the executor look at sockets, timers and other threads while tasks stay runnable.
+//!   Here the tasks do that (`turn`): between two pieces of work they call [`breathe`], which waits for the next look
+//!   from time to time.
+//! * One thread for the whole process (`watch`) knocks at executors that are at work and do not look.
+//! * The same thread knocks at an executor that has used CPU since its last answer. If an executor falls asleep over
+//!   due tasks for a reason not known here, it wakes within `watch::REST` and a moment.
 //!
 //! `docs/dev/engine.md` has the details, and the engine's other sharp edges.
 
@@ -52,7 +54,7 @@ const NEVER: Duration = Duration::from_secs(86_400);
 /// Memory that the engine registers with the kernel; nothing here reads files through it.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
-/// An executor cannot be had here.
+/// This process cannot have an executor.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", crate::ring::why_not(reason))]
 pub struct EngineError {
@@ -61,7 +63,7 @@ pub struct EngineError {
 }
 
 impl EngineError {
-    /// What the engine or the system said, without what may be done about it.
+    /// What the engine or the system said, without the remedy.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -70,7 +72,7 @@ impl EngineError {
 /// An executor of the calling thread.
 #[derive(Debug)]
 pub struct Engine {
-    /// Dropped first: it is knocked at as long as this is there.
+    /// Dropped first: knocks go on as long as this exists.
     watched: Watched,
     looks: Rc<Looks>,
     executor: LocalExecutor,
@@ -90,7 +92,7 @@ impl Engine {
         let because = |error: io::Error| EngineError { reason: error.to_string() };
         let looks = Rc::new(Looks::new().map_err(because)?);
         let watched = Watched::begin().map_err(because)?;
-        // Outside `run` a new task is polled on the spot: so knocks have a waker before the first turn.
+        // Outside `run` the executor polls a new task at once, so knocks have a waker before the first turn.
         drop(executor.spawn(watched.answer(Tone::Soft)).detach());
         Ok(Self { watched, looks, executor })
     }
@@ -105,12 +107,12 @@ impl Engine {
                 glommio::executor().create_task_queue(Shares::default(), Latency::Matters(NEVER), "knock");
             if let Ok(task) = glommio::spawn_local_into(watched.answer(Tone::Hard), urgent) {
                 drop(task.detach());
-                // Before there can be a task that never lets it run.
+                // Must come before any task that never lets this future run.
                 while !watched.can_be_interrupted() {
                     glommio::executor().yield_task_queue_now().await;
                 }
             }
-            // Without one, for want of a descriptor, knocks alone end turns.
+            // Without a descriptor for it, only knocks end turns.
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
             looks.begin();
@@ -162,7 +164,7 @@ mod tests {
     /// Longer than any of this takes, on a machine that is busy with other things.
     const LONG: Duration = Duration::from_secs(120);
 
-    /// Whether a thread that runs this gets to its end.
+    /// Whether a thread that runs `body` ends within `limit`.
     fn ends(limit: Duration, body: impl FnOnce() + Send + 'static) -> bool {
         let (done, is_done) = mpsc::channel();
         std::thread::spawn(move || {
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_flaw_is_still_in_the_engine() {
-        // With a timer that has always fired nothing ever runs. Once this fails, the remedy may go.
+        // With a timer that has always fired, no task ever runs. Once this test fails, the remedy may go.
         let ended = ends(Duration::from_secs(2), || {
             let builder = LocalExecutorBuilder::default().io_memory(IO_MEMORY_BYTES);
             builder.preempt_timer(Duration::from_nanos(1)).make().unwrap().run(some_work());
@@ -204,7 +206,7 @@ mod tests {
                     glommio::timer::sleep(Duration::from_millis(5)).await;
                     fires.set(true);
                 });
-                // Without preemption this would go on until its own limit.
+                // Without preemption this would go on until the loop's own limit.
                 let began = Instant::now();
                 while !fired.get() && began.elapsed() < LONG / 2 {
                     glommio::executor().yield_now().await;

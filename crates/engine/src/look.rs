@@ -217,24 +217,33 @@ pub(crate) struct Descriptor {
     index: usize,
     spot: Rc<Spot>,
     descriptor: OwnedFd,
-    /// The kernel forgets a descriptor by itself only when the last duplicate is closed.
-    has_duplicate: Cell<bool>,
+    sharing: Cell<Sharing>,
+}
+
+/// Whether other descriptors of the same socket exist. The kernel forgets a socket by itself only when its last
+/// descriptor is closed, in whatever process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// This one is the only one.
+    Sole,
+    /// There may be others.
+    Shared,
 }
 
 impl Descriptor {
-    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(descriptor: OwnedFd, sharing: Sharing) -> io::Result<Self> {
         let looks = Looks::here().ok_or_else(|| io::Error::other("there is no executor on this thread"))?;
         // There may be something already: tried at once, a connection that is gone does not wait for a look.
         let spot = Rc::new(Spot { is_readable: Cell::new(true), ..Spot::default() });
         let index = looks.spots.borrow_mut().put(Rc::clone(&spot));
-        let new = Self { looks, index, spot, descriptor, has_duplicate: Cell::new(false) };
+        let new = Self { looks, index, spot, descriptor, sharing: Cell::new(sharing) };
         epoll::add(&new.looks.epoll, &new.descriptor, new.data(), FLAGS)?;
         Ok(new)
     }
 
-    /// The descriptor once more. Whoever goes on with it must be the only one.
+    /// A second descriptor of the socket. Only one may be in use.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.has_duplicate.set(true);
+        self.sharing.set(Sharing::Shared);
         self.descriptor.try_clone()
     }
 
@@ -302,7 +311,7 @@ impl AsFd for Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        if self.has_duplicate.get() {
+        if self.sharing.get() == Sharing::Shared {
             // It can only fail where it was never added.
             let _ = epoll::delete(&self.looks.epoll, &self.descriptor);
         }
@@ -333,6 +342,7 @@ impl Spots {
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
@@ -347,7 +357,7 @@ mod tests {
 
     fn pair() -> (Descriptor, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Descriptor::new(ours.into()).unwrap(), theirs)
+        (Descriptor::new(ours.into(), Sharing::Sole).unwrap(), theirs)
     }
 
     async fn read(descriptor: &Descriptor) -> io::Result<Vec<u8>> {
@@ -396,11 +406,31 @@ mod tests {
             let (successor, _peer) = pair();
             assert_eq!(successor.index, place);
             successor.spot.is_readable.set(false);
-            let ours = Descriptor::new(duplicate).unwrap();
+            let ours = Descriptor::new(duplicate, Sharing::Shared).unwrap();
             theirs.write_all(b"x").unwrap();
             look();
             assert!(!successor.spot.is_readable.get());
             assert_eq!(read(&ours).await.unwrap(), b"x");
+        });
+        ran.unwrap();
+    }
+
+    #[test]
+    fn what_has_other_descriptors_is_looked_at_no_more_once_it_is_dropped() {
+        let ran = run_on_executor(None, async {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let other = ours.try_clone().unwrap();
+            let looks = Looks::here().unwrap();
+            let looked_at = || {
+                let path = format!("/proc/self/fdinfo/{}", looks.epoll.as_raw_fd());
+                std::fs::read_to_string(path).unwrap().matches("tfd:").count()
+            };
+            let before = looked_at();
+            let descriptor = Descriptor::new(ours.into(), Sharing::Shared).unwrap();
+            assert_eq!(looked_at(), before + 1);
+            drop(descriptor);
+            assert_eq!(looked_at(), before);
+            drop(other);
         });
         ran.unwrap();
     }
@@ -444,6 +474,6 @@ mod tests {
     #[test]
     fn without_an_executor_there_is_no_descriptor() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        assert!(Descriptor::new(ours.into()).is_err());
+        assert!(Descriptor::new(ours.into(), Sharing::Sole).is_err());
     }
 }

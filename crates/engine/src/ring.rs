@@ -1,22 +1,22 @@
-//! Why there may be no io_uring: the kernel, or what is around this process.
+//! Why io_uring may be missing: the kernel, or the surroundings of this process.
 //!
-//! Says what is wrong and what to do, for the relay and its client alike. Pure but for a look at `/proc` and at the marks of
-//! containers; must not know the engine.
+//! Says what is wrong and what to do, for the relay and its client alike. Pure, except that it looks at `/proc` and at
+//! the marks of containers. Must not know the engine.
 
 use std::fs;
 
-/// What is wrong and what to do, for a library's words about an executor that cannot be made.
+/// What is wrong and what to do, from a library's words about an executor that it cannot make.
 #[must_use]
 pub fn why_not(reason: &str) -> String {
-    // The error's number comes through as text alone.
+    // The library gives the error's number only as text.
     let number = reason.split("(os error ").nth(1).and_then(|rest| rest.split(')').next());
     let errno = number.and_then(|number| number.parse().ok());
-    // Behind the first sentence stands what the library believes to be the cause, without a look at what is around.
+    // After the first sentence the library says what it believes to be the cause, without having looked.
     let short = reason.split(". ").next().unwrap_or_default();
     format!("io_uring does not work here ({short}): {}", Surroundings::found().remedy(errno))
 }
 
-/// What tells why there may be no ring.
+/// What explains a missing ring.
 #[derive(Debug)]
 struct Surroundings {
     /// As `uname -r` says it.
@@ -35,13 +35,13 @@ impl Surroundings {
         Self {
             release: release.trim().to_owned(),
             filtered: seccomp.is_some_and(|mode| mode.trim() != "0"),
-            // Podman's mark is not there under `--read-only`, its variable is.
+            // Under `--read-only`, Podman's mark is missing, but its variable is set.
             contained: std::env::var_os("container").is_some()
                 || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| fs::exists(mark).unwrap_or(false)),
         }
     }
 
-    /// Filters answer EPERM, and some of them ENOSYS, which is otherwise said by a kernel that has no io_uring.
+    /// Filters answer EPERM. Some answer ENOSYS, which otherwise comes from a kernel without io_uring.
     fn remedy(&self, errno: Option<i32>) -> String {
         const FILTER: &str = "let it allow io_uring_setup, io_uring_enter and io_uring_register (docker, podman: \
                               --security-opt seccomp=PROFILE; systemd: name them in SystemCallFilter)";
@@ -99,7 +99,7 @@ mod tests {
             forbidden.starts_with("the container's seccomp profile forbids it: let it allow io_uring_setup")
         );
         assert!(told("6.1.0", true, false, Some(EPERM)).starts_with("a seccomp filter forbids it"));
-        // Some runtimes say of what they forbid that it does not exist.
+        // Some runtimes report a forbidden call as one that does not exist.
         let either = told("6.1.0", true, true, Some(ENOSYS));
         assert!(
             either.contains("seccomp profile forbids it, or") && either.contains("CONFIG_IO_URING"),

@@ -1,9 +1,9 @@
 //! TCP sockets: listening on every core, options, and reading and writing without a buffer per connection.
 //!
-//! Owns every socket option of the process and the order in which listening sockets come to be. Invariants:
-//! - every socket that listens belongs to one core ([`Listeners::for_core`]): one that nobody accepts from would swallow
-//!   its share of the clients;
-//! - a port that somebody else listens on is an error at boot, never a silent sharing;
+//! Owns every socket option of the process and the order in which listening sockets are made. Invariants:
+//! - every listening socket belongs to one core ([`Listeners::for_core`]): a socket that no core accepts from would
+//!   swallow its share of the clients;
+//! - a port that another process listens on is an error at boot, never a silent sharing;
 //! - a waiting [`Socket`] holds no buffer, and none of its borrows outlives a poll;
 //! - no descriptor is inherited by a child process.
 //!
@@ -27,18 +27,19 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, getpeernam
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::deadline::Deadline;
-use crate::look::Descriptor;
+use crate::look::{Descriptor, Sharing};
 use msrp_proto::address::canonical_socket;
 
-/// Bytes the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
-/// behind a chunk that is already written.
+/// How many unsent bytes the kernel may hold before a socket stops being writable. It bounds how long a waiting frame
+/// waits behind a chunk that is already written.
 pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
-/// What a peer may still send after we have closed our side: a few windows. Who goes on after that does not read.
+/// What a peer may still send after we have closed our side: a few windows. A peer that sends more does not read.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
 
-/// How often accepting may fail in a row for the sake of one connection before the core rests: what fails each time must
-/// not keep it busy. Peers that are gone already do not count, or a flood of them would hold up the others.
+/// How often accepting may fail in a row because of single connections before the core rests: an error that comes each
+/// time must not keep the core busy. Connections that their peers have already closed do not count, or a flood of them
+/// would hold up the others.
 const FAILURES_MAX: usize = 64;
 
 /// A dead peer is found after 60 s + 4 * 20 s; a minute also keeps the address bindings of most NATs alive.
@@ -70,19 +71,19 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens on `address` with one socket for each of `cores`; port 0 lets the system choose a port. Each socket holds
-    /// up to `backlog` connections that are not yet accepted (the system may lower it: `net.core.somaxconn`).
+    /// Listens on `address` with one socket for each of `cores`. With port 0 the system chooses a port. Each socket
+    /// holds up to `backlog` connections that are not yet accepted (the system may lower it: `net.core.somaxconn`).
     ///
-    /// The first socket listens *without* SO_REUSEPORT and thereby alone, atomically: a port on which anybody listens,
-    /// with SO_REUSEPORT or without, is refused, even to two processes that start at the same moment. Only then is
-    /// it opened to its siblings. Trying the port first with another socket would leave a gap between the two.
-    /// SO_REUSEADDR admits the port while old connections linger in TIME_WAIT, and nothing more.
+    /// The first socket listens *without* SO_REUSEPORT, and so it alone holds the port, atomically. Another process on
+    /// the port, with SO_REUSEPORT or without, makes this fail, even if two processes start at the same moment. Only
+    /// then may the sibling sockets join. Trying the port first with another socket would leave a gap between the two.
+    /// SO_REUSEADDR only admits the port while old connections linger in TIME_WAIT.
     pub fn bind(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> Result<Self, ListenError> {
         listen_on_each(address, cores, backlog).map_err(|source| ListenError { address, source })
     }
 
-    /// The same with sockets that another process has listened on and leaves to this one: at least one, all on `address`.
-    /// Where `cores` are more, the others join them.
+    /// The same with sockets that another process has listened on and leaves to this one: at least one, all on
+    /// `address`. If there are more `cores` than sockets, new sockets join them.
     pub fn inherit(
         address: SocketAddr,
         mut sockets: Vec<socket2::Socket>,
@@ -103,8 +104,8 @@ impl Listeners {
         self.address
     }
 
-    /// Duplicates of the sockets of the core with this index, one of so many `cores`, to be given to [`Acceptor::new`] on
-    /// that core: one, or more where more were inherited than there are cores.
+    /// Duplicates of the sockets of core `index` of `cores`, for [`Acceptor::new`] on that core: one, or more if this
+    /// process inherited more sockets than it has cores.
     ///
     /// Errors: no such core, or no descriptor left.
     pub fn for_core(&self, index: usize, cores: NonZeroUsize) -> io::Result<Vec<socket2::Socket>> {
@@ -118,7 +119,7 @@ impl Listeners {
     /// are refused at once, though duplicates of the sockets live on.
     pub fn stop(&self) {
         for socket in &self.sockets {
-            // It can only fail where the socket listens no more.
+            // Fails only if the socket does not listen.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -137,7 +138,7 @@ fn listen_on_each(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> io:
     Ok(Listeners { address, sockets })
 }
 
-/// Listens on an address that is listened on already, until there is a socket for each core.
+/// Adds sockets to an address that already has some, until each core has one.
 fn join(
     sockets: &mut Vec<socket2::Socket>,
     address: SocketAddr,
@@ -160,7 +161,7 @@ fn unbound(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]:2855` and `0.0.0.0:2855` are two addresses, whatever the system's default says.
+        // `[::]:2855` and `0.0.0.0:2855` are two addresses, whatever the system's default is.
         socket.set_only_v6(true)?;
     }
     Ok(socket)
@@ -172,8 +173,8 @@ pub enum AcceptError {
     /// The listening socket was stopped.
     #[error("no longer listening")]
     Stopped,
-    /// This process has as many files open as it may: close one, or wait, before the next try. There may be a connection
-    /// in the backlog or not ([`Acceptor::is_connection_waiting`]).
+    /// This process has as many files open as it may: close one, or wait, before the next try. A connection may be in
+    /// the backlog or not ([`Acceptor::is_connection_waiting`]).
     #[error("no file descriptor left: {0}")]
     NoDescriptor(#[source] io::Error),
     /// The system has no descriptors or memory left for now, or accepting fails again and again: wait before the next
@@ -200,10 +201,11 @@ impl Acceptor {
         socket.set_nonblocking(true)?;
         // What is accepted inherits them.
         set_options(&socket)?;
-        Ok(Self { listener: Descriptor::new(socket.into())? })
+        // Others of it are with [`Listeners`], and perhaps in another process.
+        Ok(Self { listener: Descriptor::new(socket.into(), Sharing::Shared)? })
     }
 
-    /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
+    /// Waits for a connection and sets its options. Skips a connection that its peer closes before it is accepted.
     ///
     /// Dropping the future loses nothing.
     pub async fn accept(&self) -> Result<(Socket, SocketAddr), AcceptError> {
@@ -216,7 +218,8 @@ impl Acceptor {
             match accepted.await {
                 Ok((descriptor, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    if let (Some(peer), Ok(socket)) = (peer, Socket::with_options(descriptor)) {
+                    if let (Some(peer), Ok(socket)) = (peer, Socket::with_options(descriptor, Sharing::Sole))
+                    {
                         return Ok((socket, canonical_socket(peer)));
                     }
                 }
@@ -224,19 +227,20 @@ impl Acceptor {
                     if let Some(refusal) = refusal(error.raw_os_error()) {
                         return Err(refusal(error));
                     }
-                    // What is not gone may fail in the same way again.
+                    // Any other error may come again in the same way.
                     failures += usize::from(error.kind() != io::ErrorKind::ConnectionAborted);
                     if failures >= FAILURES_MAX {
                         return Err(AcceptError::Exhausted(error));
                     }
                 }
             }
-            // Those that are gone may be many, and others wait for this core.
+            // Closed connections may be many, and other tasks wait for this core.
             crate::breathe().await;
         }
     }
 
-    /// Whether a connection waits now. An accept that found no descriptor does not tell: the kernel asks for that first.
+    /// Whether a connection waits. An accept that found no descriptor does not say so: the kernel asks for the
+    /// descriptor first.
     pub fn is_connection_waiting(&self) -> bool {
         let mut look = [PollFd::new(&self.listener, PollFlags::IN)];
         poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
@@ -263,8 +267,8 @@ fn refusal(code: Option<i32>) -> Option<fn(io::Error) -> AcceptError> {
 
 /// A connected TCP socket, shared by one task that reads and one that writes.
 ///
-/// Reading and writing wait each in its own way, so the two tasks do not disturb each other; two tasks must not both
-/// read, or both write.
+/// Reading and writing do not disturb each other, because each has its own waker. Two tasks must not both read, or both
+/// write.
 #[derive(Debug)]
 pub struct Socket {
     descriptor: Descriptor,
@@ -276,20 +280,20 @@ impl Socket {
     pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
         let options = SockRef::from(&descriptor);
         options.set_cloexec(true)?;
-        // The other kind is a connection that another process has deciphered.
+        // The other kind is a connection that another process deciphers.
         if options.domain()? != Domain::UNIX {
             set_options(&options)?;
         }
-        Self::with_options(descriptor)
+        Self::with_options(descriptor, Sharing::Shared)
     }
 
     /// Takes a connection whose options are set.
-    fn with_options(descriptor: OwnedFd) -> io::Result<Self> {
-        Ok(Self { descriptor: Descriptor::new(descriptor)? })
+    fn with_options(descriptor: OwnedFd, sharing: Sharing) -> io::Result<Self> {
+        Ok(Self { descriptor: Descriptor::new(descriptor, sharing)? })
     }
 
-    /// The connection once more, for another executor. Whoever goes on with it must be the only one: drop this socket
-    /// without having shut it down, which leaves the connection open.
+    /// A second descriptor of the connection, for another executor. Only one socket may be in use: drop this one
+    /// without shutting it down, which leaves the connection open.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
         self.descriptor.duplicate()
     }
@@ -305,7 +309,7 @@ impl Socket {
             }
             Ok(()) | Err(_) => {}
         }
-        let connecting = Self::with_options(socket.into())?;
+        let connecting = Self::with_options(socket.into(), Sharing::Sole)?;
         let connected = poll_fn(|cx| connecting.descriptor.poll_write(cx, is_connected));
         let too_late = async {
             Deadline::after(timeout).await;
@@ -315,14 +319,15 @@ impl Socket {
         Ok(connecting)
     }
 
-    /// Waits for bytes from the peer and shows them to `take`, behind those `kept` from before. `take` is called once, may
-    /// change the bytes (decrypt them in place), and returns how many from the front are used up; the others become
-    /// the new `kept`. `None` is the end of the stream; `kept` is then what was cut off.
+    /// Waits for bytes from the peer and shows them to `take`, after the bytes `kept` from before. `take` is called
+    /// once, may change the bytes (decrypt them in place), and returns how many it used up from the front. The rest
+    /// becomes the new `kept`. `None` is the end of the stream; `kept` then holds what was cut off.
     ///
-    /// `scratch` is the core's one read buffer: borrowed only while bytes are at hand, never while waiting. What is not
-    /// taken up by `kept` bounds one read. `take` must not use `scratch` itself.
+    /// `scratch` is the core's one read buffer. It is borrowed only while bytes are at hand, never while waiting. Its
+    /// room after `kept` bounds one read. `take` must not use `scratch` itself.
     ///
-    /// Does not wait while bytes are at hand: who reads in a loop must yield. Dropping the future loses nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
+    /// Does not wait while bytes are at hand: a task that reads in a loop must yield. Dropping the future loses
+    /// nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
     pub async fn read_with<R>(
         &self,
         scratch: &RefCell<Vec<u8>>,
@@ -376,26 +381,26 @@ impl Socket {
         Ok(())
     }
 
-    /// Tells the peer that nothing more will be written, once what was written is sent.
+    /// Tells the peer, after all written bytes, that nothing more will be written.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
 
-    /// Ends both directions. A task that reads sees the end of the stream, one that writes an error.
+    /// Ends both directions. A task that reads sees the end of the stream, and a task that writes sees an error.
     pub fn shutdown_both(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Both)
     }
 
-    /// Closing it will reset the connection, so that the kernel does not go on with it either.
+    /// Makes closing reset the connection, so that the kernel does not keep it either.
     pub fn reset_when_closed(&self) -> io::Result<()> {
         SockRef::from(&self.descriptor).set_linger(Some(Duration::ZERO))
     }
 
-    /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
-    /// over, or it has sent so much that it cannot be listening. Closing a socket with bytes unread makes the kernel send a reset, which can destroy what was written last
-    /// before the peer reads it.
+    /// Closes in order: tells the peer, then throws away what the peer still sends, until it closes too, `deadline` is
+    /// over, or it has sent so much that it cannot be listening. If a socket is closed with unread bytes, the kernel
+    /// sends a reset, which can destroy the last written bytes before the peer reads them.
     ///
-    /// Nobody else may be reading. Returns whether the peer closed; the socket is of no more use either way.
+    /// No other task may be reading. Returns whether the peer closed; the socket cannot be used afterwards.
     pub async fn close_gracefully(&self, scratch: &RefCell<Vec<u8>>, deadline: Duration) -> bool {
         let drained = async {
             let mut left = DRAINED_BYTES_MAX;
@@ -472,6 +477,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::fd::AsRawFd;
+    use std::pin::pin;
     use std::rc::Rc;
 
     use super::*;
@@ -611,13 +617,27 @@ mod tests {
             let acceptor = Acceptor::new(core).unwrap();
             let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
             acceptor.accept().await.unwrap();
-            // A pending accept, too, must not take the socket down with it.
+            // A pending accept must not hold the socket open either.
             assert!(future::poll_once(acceptor.accept()).await.is_none());
         });
         let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
         run(async {
             let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
             acceptor.accept().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_core_that_stops_accepting_accepts_again_on_the_same_socket() {
+        let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+        run(async {
+            for _ in 0..16 {
+                // Its descriptor has, as a rule, the number of the one before, and the socket is the same.
+                let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
+                assert!(future::poll_once(acceptor.accept()).await.is_none());
+                let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
+                acceptor.accept().await.unwrap();
+            }
         });
     }
 
@@ -648,7 +668,7 @@ mod tests {
     #[test]
     fn options_are_set_on_both_sides() {
         run(async {
-            // Accepted at once, accepted after waiting, dialled: three ways for a descriptor to come to be.
+            // A descriptor is made in three ways: accepted at once, accepted after waiting, dialled.
             let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
             let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
             let address = listeners.address();
@@ -676,6 +696,73 @@ mod tests {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap();
         let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap();
         u32::from_str_radix(flags.trim(), 8).unwrap() & O_CLOEXEC != 0
+    }
+
+    #[test]
+    fn socket_that_moves_belongs_to_the_new_executor_alone() {
+        const TOTAL: usize = 5_000_000;
+        let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+        let address = listeners.address();
+        let (gives, given) = std::sync::mpsc::channel();
+        let (ends, has_ended) = std::sync::mpsc::channel::<()>();
+        let old = std::thread::spawn(move || {
+            run(async {
+                let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
+                let (socket, _) = acceptor.accept().await.unwrap();
+                let (scratch, mut kept) = (scratch(), Vec::new());
+                let read = |bytes: &mut [u8]| (bytes.len(), bytes.to_vec());
+                assert_eq!(
+                    socket.read_with(&scratch, &mut kept, read).await.unwrap().unwrap(),
+                    b"for the old one"
+                );
+                // A task waits for it as it moves.
+                let mut waits = Box::pin(socket.read_with(&scratch, &mut kept, read));
+                assert!(future::poll_once(&mut waits).await.is_none());
+                drop(waits);
+                let duplicate = socket.duplicate().unwrap();
+                drop(socket);
+                // Has the place of the one that has left.
+                let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+                let successor = Socket::adopt(ours.into()).unwrap();
+                let polls = Rc::new(Cell::new(0));
+                let counted = Rc::clone(&polls);
+                let waiting = glommio::spawn_local(async move {
+                    let mut waits = pin!(successor.read_with(&scratch, &mut kept, read));
+                    poll_fn(|cx| {
+                        counted.set(counted.get() + 1);
+                        waits.as_mut().poll(cx)
+                    })
+                    .await
+                });
+                gives.send(duplicate).unwrap();
+                while let Err(std::sync::mpsc::TryRecvError::Empty) = has_ended.try_recv() {
+                    Deadline::after(Duration::from_millis(1)).await;
+                }
+                waiting.cancel().await;
+                polls.get()
+            })
+        });
+        let new = std::thread::spawn(move || {
+            run(async {
+                let socket = Socket::adopt(given.recv().unwrap()).unwrap();
+                // More than the kernel takes at once: it waits for room, too.
+                socket.write_all(&pattern(TOTAL)).await.unwrap();
+                let all = read_to_end(&socket, &scratch()).await.unwrap();
+                drop(ends);
+                all
+            })
+        });
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"for the old one").unwrap();
+        let mut received = vec![0; TOTAL];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == pattern(TOTAL));
+        for piece in pattern(TOTAL).chunks(300_000) {
+            client.write_all(piece).unwrap();
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(new.join().unwrap() == pattern(TOTAL));
+        assert_eq!(old.join().unwrap(), 1, "how often the task of the successor was polled");
     }
 
     #[test]
@@ -726,7 +813,7 @@ mod tests {
                 .read_with(&scratch, &mut kept, |bytes| {
                     let used = bytes.len() / 1000 * 1000;
                     all.extend_from_slice(&bytes[..used]);
-                    // What is behind `used` must come again as it is left here.
+                    // The bytes after `used` must come again as they are left here.
                     (used, used)
                 })
                 .await
@@ -805,7 +892,7 @@ mod tests {
                 flag.set(true);
                 socket.shutdown_write().unwrap();
             });
-            // The other direction is not held up by the writer that waits.
+            // The waiting writer does not hold up the other direction.
             dialled.write_all(b"ping").await.unwrap();
             let scratch = scratch();
             let mut kept = Vec::new();
@@ -842,7 +929,7 @@ mod tests {
     fn graceful_close_does_not_cut_off_what_was_written_last() {
         run(async {
             let (socket, mut client) = accepted_from_std().await;
-            // What the client sends is never read by us: closing at once would reset the connection.
+            // We never read what the client sends: closing at once would reset the connection.
             client.write_all(&pattern(50_000)).unwrap();
             let receiver = std::thread::spawn(move || {
                 let mut all = Vec::new();

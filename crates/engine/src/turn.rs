@@ -1,14 +1,14 @@
-//! Ends turns from inside: tasks that go on and on wait, now and then, until the executor has looked at sockets, timers and
-//! other threads.
+//! Ends turns from inside: long-running tasks wait from time to time, until the executor has looked at sockets, timers
+//! and other threads.
 //!
-//! Invariants: tasks that call [`breathe`] between two pieces of work keep an executor from looking for no longer than a
-//! [`STRETCH`] and one piece of each; a task that waits here is woken by the very look that it waits for, so it cannot wait
-//! over a turn that is lost. Costs two system calls a stretch, and nothing where tasks run out by themselves.
-//! Must not know: what the tasks do.
+//! Invariants: tasks that call [`breathe`] between two pieces of work keep an executor from looking for no longer than
+//! a [`STRETCH`] and one piece of each. The look that a task waits for wakes that task, so a lost turn cannot make it
+//! wait forever. Costs two system calls a stretch, and nothing where tasks run out by themselves. Must not know what
+//! the tasks do.
 //!
-//! The engine has no way to wait for the next look: its timers are precise to 1 ms, and everything else wakes a task at
-//! once. So an executor sends itself a datagram, and receives it through the ring. A receive that the kernel has already
-//! ends the turn with the datagram; one that it has not is submitted, and complete, with the next look.
+//! The engine cannot wait for the next look: its timers are precise to 1 ms, and everything else wakes a task at once.
+//! So an executor sends itself a datagram and receives it through the ring. A datagram that the kernel has received
+//! already ends the turn. Any other is submitted, and complete, with the next look.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -31,7 +31,7 @@ thread_local! {
 pub(super) struct Turns {
     sends: UnixDatagram,
     receives: UnixDatagram,
-    /// When the executor looked last, as far as is known.
+    /// When the executor looked last, as far as this thread knows.
     looked: Cell<Instant>,
     /// It has looked since the last task breathed.
     is_fresh: Cell<bool>,
@@ -43,7 +43,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Those of the executor that this is called on, from here on.
+    /// The turns of the calling thread's executor, from here on.
     pub(super) fn begin() -> std::io::Result<Rc<Self>> {
         let (sends, receives) = UnixDatagram::pair().map_err(std::io::Error::from)?;
         let turns = Rc::new(Self {
@@ -59,7 +59,7 @@ impl Turns {
         Ok(turns)
     }
 
-    /// The task that tells of looks, until it is cancelled.
+    /// The task that notes each look, until it is cancelled.
     pub(super) fn tell(self: &Rc<Self>) -> impl Future<Output = ()> + 'static {
         let turns = Rc::clone(self);
         async move {
@@ -72,7 +72,7 @@ impl Turns {
         }
     }
 
-    /// No task waits for a look from here on.
+    /// From here on no task waits for a look.
     pub(super) fn end(&self) {
         TURNS.set(None);
         self.wake();
@@ -116,8 +116,8 @@ impl Turns {
     }
 }
 
-/// For a task that may go on and on, between two pieces of its work: where tasks have kept the executor from its sockets,
-/// timers and other threads for a while, waits until it has looked at them. On any other thread does nothing.
+/// For a long-running task, between two pieces of its work. If tasks have kept the executor from its sockets, timers
+/// and other threads for a while, waits until it has looked at them. Does nothing on a thread without such an executor.
 pub async fn breathe() {
     let due = TURNS.with_borrow(|turns| turns.as_ref().filter(|turns| turns.is_look_due()).map(Rc::clone));
     match due {
@@ -126,12 +126,12 @@ pub async fn breathe() {
     }
 }
 
-/// Whether tasks wait for the engine to look.
+/// Whether tasks wait for a look of the engine.
 pub(crate) fn is_look_wanted() -> bool {
     TURNS.with_borrow(|turns| turns.as_ref().is_some_and(|turns| turns.is_asked.get()))
 }
 
-/// Tells that the task that calls this was woken by a look of its executor.
+/// Notes that a look of the executor woke the calling task.
 pub fn has_looked() {
     TURNS.with_borrow(|turns| turns.iter().for_each(|turns| turns.is_fresh.set(true)));
 }

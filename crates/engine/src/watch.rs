@@ -1,9 +1,9 @@
 //! The thread that knocks at executors from outside.
 //!
-//! Invariants: an executor is knocked at every [`REST`], and within about two [`LOOK`]s once it has used more CPU than an
-//! answer takes; one that is at work and does not look at sockets and timers within about a [`TICK`] of that is made to; none
-//! is made to look again before it has answered, so knocks cannot keep a slow one from its tasks.
-//! Must not know: the executor behind a waker.
+//! Invariants: the thread knocks at an executor every [`REST`], and within about two [`LOOK`]s once it has used more
+//! CPU than an answer takes. An executor that is at work and does not look at sockets and timers is made to look within
+//! about a [`TICK`]. No executor is made to look again before it has answered, so knocks cannot keep a slow one from
+//! its tasks. Must not know the executor behind a waker.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -15,17 +15,19 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// How often it is looked what executors have been doing, while none of them is busy.
+/// How often the thread looks at what executors do, while none of them is busy.
 const LOOK: Duration = Duration::from_millis(50);
-/// The same while one is, and after a knock. Tasks that never breathe (`turn`) keep an executor from its sockets and timers for
-/// about two of these, and longer where this thread gets no CPU. It is no shorter, since it takes that CPU from others.
+/// The same while one is busy, and after a knock. Tasks that never breathe (`turn`) keep an executor from its sockets
+/// and timers for about two of these, and longer where this thread gets no CPU. It is no shorter, because the thread
+/// takes that CPU from others.
 const TICK: Duration = Duration::from_millis(2);
-/// One that has worked this part of the time since the last look is busy, and so is one that did not answer within a tick ...
+/// An executor that has worked this part of the time since the last look is busy. So is one that did not answer within
+/// a tick.
 const BUSY_PART: u32 = 4;
-/// ... and each counts as such for so long.
+/// Each counts as busy for so long.
 const BUSY_FOR: Duration = Duration::from_millis(20);
-/// What one that is not busy uses within this time of a knock is taken for its answer: a look soon after the knock, and the
-/// next.
+/// What an idle executor uses within this time of a knock counts as its answer: a look soon after the knock, and the
+/// next one.
 const ANSWER: Duration = Duration::from_millis(75);
 /// An executor is knocked at this often at least.
 pub(super) const REST: Duration = Duration::from_secs(1);
@@ -33,7 +35,7 @@ pub(super) const REST: Duration = Duration::from_secs(1);
 /// How loud a knock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// Heard by one that sleeps; any other hears it when it next looks.
+    /// A sleeping executor hears it at once, any other when it next looks.
     Soft,
     /// Makes it look.
     Hard,
@@ -49,7 +51,7 @@ struct Door {
     wakers: Mutex<Wakers>,
 }
 
-/// Those of the tasks that answer.
+/// The wakers of the tasks that answer.
 #[derive(Debug, Default)]
 struct Wakers {
     soft: Option<Waker>,
@@ -60,7 +62,7 @@ impl Door {
     fn knock(&self, tone: Tone) {
         self.asked.fetch_add(1, Ordering::AcqRel);
         let wakers = lock(&self.wakers);
-        // Also after a hard knock this one answers: among tasks that stay runnable it has its turn, while the other's
+        // The soft one answers hard knocks, too: among tasks that stay runnable it gets its turn, while the urgent
         // queue may have to wait for the next hard knock.
         wakers.soft.iter().for_each(Waker::wake_by_ref);
         if tone == Tone::Hard {
@@ -105,7 +107,7 @@ impl Watched {
         Ok(Self(door))
     }
 
-    /// Whether a hard knock ends a turn by now.
+    /// Whether a hard knock can end a turn already.
     pub(super) fn can_be_interrupted(&self) -> bool {
         lock(&self.0.wakers).hard.is_some()
     }
@@ -118,7 +120,8 @@ impl Watched {
             if mem::replace(&mut is_known, true) {
                 door.answer();
             } else {
-                // Kept for good: a task whose wakers another thread holds must not be freed; see `docs/dev/engine.md`.
+                // Kept for good: a task must not be freed while another thread holds its wakers; see
+                // `docs/dev/engine.md`.
                 mem::forget(cx.waker().clone());
                 let waker = Some(cx.waker().clone());
                 let mut wakers = lock(&door.wakers);
@@ -135,12 +138,12 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         lock(&ROUNDS).doors.retain(|(door, _)| !Arc::ptr_eq(door, &self.0));
-        // The tasks, which are kept, hold the door, which holds their wakers.
+        // The tasks are kept, and hold the door, which holds their wakers: this breaks the circle.
         *lock(&self.0.wakers) = Wakers::default();
     }
 }
 
-/// The clock of the calling thread, for others to read: as the kernel numbers them (`MAKE_THREAD_CPUCLOCK`).
+/// The clock of the calling thread, for other threads to read. The kernel numbers it so (`MAKE_THREAD_CPUCLOCK`).
 fn own_clock() -> ClockId {
     const PER_THREAD_SCHEDULED: i32 = 4 | 2;
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
@@ -158,10 +161,10 @@ struct Rounds {
 }
 
 static ROUNDS: Mutex<Rounds> = Mutex::new(Rounds { begun: false, doors: Vec::new() });
-/// There is an executor to watch over.
+/// Wakes the watching thread at the first executor.
 static FIRST: Condvar = Condvar::new();
 
-/// What the thread does, for as long as there is a process.
+/// What the thread does, as long as the process lives.
 fn go_round() {
     let mut rounds = lock(&ROUNDS);
     loop {
@@ -184,16 +187,16 @@ fn go_round() {
     }
 }
 
-/// What is seen of an executor from outside.
+/// What an executor looks like from outside.
 struct Seen {
     at: Instant,
-    /// What its thread has used so far, where the system tells.
+    /// What its thread has used so far, if the system says.
     cpu: Option<Duration>,
     /// Whether it has answered the last knock.
     has_answered: bool,
 }
 
-/// What was seen last, and what was done about it.
+/// The last look, and what was done about it.
 #[derive(Debug)]
 struct Look {
     at: Instant,
@@ -208,7 +211,7 @@ impl Look {
         Self { at: now, cpu: None, knocked: None, was_hard: false, busy_until: now }
     }
 
-    /// Whether the next look must come soon: it is busy, or it is to be seen whether it answers.
+    /// Whether the next look must come soon: the executor is busy, or has an answer to give.
     fn is_urgent(&self, now: Instant) -> bool {
         now < self.busy_until || self.knocked == Some(now)
     }
@@ -226,7 +229,8 @@ impl Look {
             self.was_hard = false;
             ((has_moved && !only_answered) || since >= REST).then_some(Tone::Soft)
         } else if has_moved {
-            // Hard once: what makes it look also ends a turn, and on a slow machine the next is not over by the next look.
+            // Hard once: a hard knock makes it look and also ends a turn, and on a slow machine the next turn is not
+            // over by the next look.
             (!mem::replace(&mut self.was_hard, true)).then_some(Tone::Hard)
         } else {
             // It sleeps, or gets no CPU.

@@ -1,6 +1,6 @@
-//! msrprelay.yaml(5), made from config.yaml.sample: it says what the sample says.
+//! msrprelay.yaml(5), made from config.yaml.sample, with the sample's words.
 //!
-//! In the sample a comment is text if a space follows its `#`, and a key otherwise. What is indented within a comment
+//! In the sample a comment is text if a space follows its `#`, and a key otherwise. Indented text within a comment
 //! keeps its lines.
 
 use std::io;
@@ -40,7 +40,7 @@ fn page() -> String {
     page
 }
 
-/// What stands between two empty lines, unless what follows is indented and so belongs to the same key.
+/// The text between two empty lines. Indented text after an empty line belongs to the key before it.
 fn blocks() -> Vec<Vec<&'static str>> {
     let mut blocks = vec![Vec::new()];
     let mut begins = false;
@@ -60,7 +60,7 @@ fn blocks() -> Vec<Vec<&'static str>> {
     blocks
 }
 
-/// The key that a line at the left margin has, also where it is commented out.
+/// The key at the left margin of a line, also if it is commented out.
 fn key(line: &str) -> Option<&str> {
     let line = line.strip_prefix('#').unwrap_or(line);
     let (key, _) = line.split_once(':')?;
@@ -70,7 +70,7 @@ fn key(line: &str) -> Option<&str> {
 
 /// A line of the sample.
 enum Line<'a> {
-    /// Of a comment: how far it is indented, and its words.
+    /// Of a comment: its indentation and its words.
     Text(usize, &'a str),
     /// As it is.
     Literal(&'a str),

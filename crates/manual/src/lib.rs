@@ -1,8 +1,9 @@
-//! Man pages and shell completions, made from the same definition as `--help`; the page of the config from its sample.
+//! Man pages and shell completions, made from the definition of `--help`, and the page of the config, made from its
+//! sample.
 //!
-//! They are written as they lie under `/usr/share`, so that a package takes the directory as it is. Commands that are
-//! hidden from `--help` are hidden here. No word is hyphenated, examples are left as they are and what a formatter would turn
-//! into a typographical sign is written as it is typed: a command can be copied from a page.
+//! They are written as they lie under `/usr/share`, so that a package takes the directory as it is. Commands that
+//! `--help` hides are hidden here. No word is hyphenated, and a formatter may not turn a typed sign into a
+//! typographical one, so that a command can be copied from a page.
 
 use std::fs;
 use std::io;
@@ -51,7 +52,7 @@ pub fn write(
     Ok(files)
 }
 
-/// The page of a command, and those of what is below it.
+/// The page of a command and the pages of its subcommands.
 fn pages(
     command: &Command,
     section: &str,
@@ -60,7 +61,7 @@ fn pages(
     files: &mut Vec<PathBuf>,
 ) -> io::Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    // What stands below the options of `--help` would lose its lines.
+    // The text below the options of `--help` would lose its line breaks.
     let page = Man::new(command.clone().after_help(Resettable::Reset).after_long_help(Resettable::Reset))
         .title(name.to_uppercase())
         .section(section)
@@ -81,10 +82,10 @@ fn pages(
     command.get_subcommands().try_for_each(|below| pages(below, section, &[], directory, files))
 }
 
-/// What the pages say they are of.
+/// What the pages name as their source.
 const SOURCE: &str = concat!("msrprelay ", env!("CARGO_PKG_VERSION"));
 
-/// Where the package has what the programs name by its place in the sources.
+/// Where the package installs the files that the programs name by their place in the sources.
 const PACKAGED: [(&str, &str); 4] = [
     ("scripts/", "/usr/share/msrprelay/"),
     ("config.yaml.sample", "/usr/share/doc/msrprelay/config.yaml.sample"),
@@ -98,7 +99,7 @@ fn escaped(line: &str) -> String {
     if line.starts_with('.') { format!("\\&{line}") } else { line }
 }
 
-/// Signs that are typed, where a formatter would print others that look alike.
+/// Typed signs, which a formatter would print as others that look alike.
 fn typed(text: &str) -> String {
     text.replace('`', "\\(ga").replace('^', "\\(ha").replace('~', "\\(ti")
 }
@@ -134,7 +135,7 @@ fn examples(text: &str, page: &mut String) {
     *page += if is_example { ".EE\n" } else { "" };
 }
 
-/// Writes a page that is there but for what holds for all of it.
+/// Writes a page, with what all pages have in common.
 fn write_page(
     directory: &Path,
     (name, section): (&str, &str),
@@ -153,7 +154,7 @@ fn write_page(
     write_file(directory.join(format!("man/man{section}/{name}.{section}")), page.as_bytes(), files)
 }
 
-/// A line with the places of the package.
+/// A line with the package's places instead of the sources'.
 fn packaged(line: &str) -> String {
     let mut line = line.to_owned();
     for (source, place) in PACKAGED {
@@ -180,7 +181,7 @@ fn write_file(path: PathBuf, text: &[u8], files: &mut Vec<PathBuf>) -> io::Resul
     Ok(())
 }
 
-/// There is no taking a command out, so everything else is put into a new one.
+/// A command cannot be taken out, so all others go into a new one.
 fn without_hidden(command: &Command, name: &'static str) -> Command {
     let shown = command.get_subcommands().filter(|below| !below.is_hide_set()).cloned();
     let mut rebuilt = Command::new(name)

@@ -1,6 +1,7 @@
-//! `msrp probe DOMAIN`: whether clients of a SIP domain reach its relays, each by each of its addresses.
+//! `msrp probe DOMAIN`: whether clients of a SIP domain reach its relays, at each of their addresses.
 //!
-//! Invariant: a problem at one address is told and the others are still tried; status 0 means that there was none.
+//! Invariant: a problem at one address is reported and the other addresses are still tried; status 0 means that there
+//! was none.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use crate::options::{ConnectionArguments, Login};
 use crate::outcome::{Failure, Report};
 use crate::units::counted;
 
-/// A certificate that ends sooner than this deserves a word.
+/// A certificate that ends sooner than this gets a warning.
 const EXPIRY_DAYS_MIN: i64 = 14;
 const DAY: i64 = 86_400;
 
@@ -49,7 +50,7 @@ pub(crate) async fn visit(
     connection: &ConnectionArguments,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    // Trust that cannot be set up is nobody's problem but the caller's.
+    // Trust that cannot be set up is an error of the caller alone.
     connection.security()?;
     let mut problems = Problems::default();
     let mut relays = Vec::new();
@@ -157,7 +158,7 @@ impl Visit<'_> {
                 if let Some(login) = login {
                     self.authenticate(login, &mut endpoint, &mut json).await;
                 }
-                // Everything that was to be seen has been seen.
+                // Everything has been seen.
                 let _ = endpoint.close().await;
             }
         }
@@ -170,7 +171,7 @@ impl Visit<'_> {
     }
 
     fn target(&self) -> Target {
-        Target { host: self.address.to_string(), port: self.relay.port }
+        Target { host: self.address.to_string(), port: self.relay.port, web: None }
     }
 
     async fn connect(&self) -> Result<Endpoint, ClientError> {
@@ -178,7 +179,7 @@ impl Visit<'_> {
         Endpoint::connect(&self.target(), &security, self.connection.connect_timeout).await
     }
 
-    /// What the relay shows to somebody who believes anybody, to say why it is not believed.
+    /// What the relay shows to a client that accepts any certificate, to say why it is not trusted.
     async fn look_closer(&mut self, json: &mut Value) {
         let limit = self.connection.connect_timeout;
         if let Some(facts) = observe_any(&self.target(), self.name(), limit).await {
@@ -217,7 +218,7 @@ impl Visit<'_> {
         }
     }
 
-    /// TLS and the certificate, with what is wrong, or soon will be, with its dates by our clock.
+    /// TLS and the certificate, with what is wrong or soon will be. The dates count by our clock.
     fn describe(&mut self, facts: &TlsFacts, json: &mut Value) {
         self.say(format!("TLS        {}, {}, {}", facts.version, facts.suite, facts.group));
         json["tls"] = json!({ "version": facts.version, "suite": facts.suite, "group": facts.group });

@@ -1,7 +1,7 @@
 //! `msrp`: sends and receives files over MSRP, directly or through relays, looks at relays, and puts load on them.
 //!
-//! Flags, the executor, and the exit status; the protocol is [`msrp_client`]. Results go to stdout, everything else
-//! to stderr. Invariant: status 0 means that every byte has arrived, as far as the options let that be known.
+//! Has the flags, the executor and the exit status; the protocol is [`msrp_client`]'s. Results go to stdout, everything
+//! else to stderr. Invariant: status 0 means that every byte has arrived, as far as the options let the tool know.
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
 mod bench;
@@ -88,7 +88,7 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
-    /// Programs wrap what is longer; examples are copied, and paragraphs are wrapped by the terminal alone.
+    /// Other programs wrap long lines. Examples are for copying, so only the terminal wraps paragraphs.
     #[test]
     fn help_is_not_broken_at_80_columns() {
         fn check(command: &clap::Command, path: &str) {

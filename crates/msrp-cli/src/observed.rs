@@ -1,4 +1,4 @@
-//! What a server shows before it is believed: versions, and certificates in words.
+//! What a server shows before it is trusted: versions, and certificates in words.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use untrusted::text;
 
-/// What a server shows and speaks, whoever it is; the best version that it has.
+/// What any server shows and speaks, in the best version that it has.
 pub(crate) async fn observe_any(at: &Target, name: &str, limit: Duration) -> Option<TlsFacts> {
     for version in [TlsVersion::Tls13, TlsVersion::Tls12] {
         let facts = observe(at, name, version, limit).await;
@@ -33,7 +33,7 @@ pub(crate) async fn observe(
     Transport::connect(at, &security, limit).await.ok()?.tls_facts()
 }
 
-/// What a certificate says, for people.
+/// A certificate's content, for people.
 pub(crate) struct Described {
     names: Vec<String>,
     pub(crate) covered: String,
@@ -60,7 +60,7 @@ impl Described {
         }
     }
 
-    /// Who it is, by whom, and how to tell it from another one: as openssl shows it.
+    /// Its subject, its issuer, and how to tell it from another one, as openssl shows it.
     pub(crate) fn lines(&self) -> [String; 3] {
         let named =
             |name: &str| if name.is_empty() { "no name".to_owned() } else { text::shown(name).into_owned() };

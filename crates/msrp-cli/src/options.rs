@@ -1,4 +1,4 @@
-//! What all commands share: whom to connect to and as whom, through which relays, trust, passwords.
+//! What all commands share: the server and the user, the relays, trust, passwords.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -21,8 +21,8 @@ use crate::units::parse_duration;
 /// The environment variable for passwords.
 const PASSWORD_VARIABLE: &str = "MSRP_PASSWORD";
 
-/// How long the answer of a relay further out is waited for at the least: relays on the way give up after half a minute
-/// (RFC 4976, 6.4.1), and the 408 that they give then says more than silence.
+/// The least time to wait for the answer of a relay beyond the first one. Relays on the way give up after half a minute
+/// (RFC 4976, 6.4.1), and their 408 then says more than silence.
 const FORWARDED_AUTH_LIMIT_MIN: Duration = Duration::from_secs(35);
 
 /// The relays and the user.
@@ -33,12 +33,12 @@ pub(crate) struct RelayArguments {
     /// relays: once for all, or once for each
     #[arg(long = "user", value_name = "USER@DOMAIN")]
     pub(crate) users: Vec<String>,
-    /// The relay [default port: 2855] [default: what the DNS says of the user's domain]. Several times: be behind all of
+    /// The relay, or `wss://HOST[:PORT][/PATH]` for WebSocket [default port: 2855, or 443] [default: what the DNS says of the user's domain]. Several times: be behind all of
     /// them, the nearest one first; each further one is asked for its URI through those before it, and the options for the
     /// connection are for the first one
     #[arg(long = "relay", value_name = "HOST:PORT")]
     pub(crate) relays: Vec<Target>,
-    /// The relay's URI in the To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by
+    /// The relay's URI in the To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay, ;ws by WebSocket; some relays are addressed by
     /// their SIP domain]. With several relays: the first one is the first relay's, and so on
     #[arg(long = "auth-uri", value_name = "URI", requires = "users", value_parser = parse_uri)]
     pub(crate) auth_uris: Vec<String>,
@@ -92,17 +92,17 @@ pub(crate) struct OutputArguments {
     pub(crate) progress: bool,
 }
 
-/// Everything needed to ask the relays, collected before anything is connected.
+/// Everything needed to ask the relays, collected before the first connection.
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) relay: Target,
-    /// The ways to it, or to others as good, in the order in which to try them; none: the name says it all.
+    /// The routes to the first relay, or to equal ones, in the order to try them; none: the name is enough.
     pub(crate) routes: Vec<Route>,
     pub(crate) credentials: Credentials,
     pub(crate) options: AuthOptions,
-    /// The user with the domain, as given: which realm is meant.
+    /// The user with the domain, as given: it tells which realm is meant.
     user: String,
-    /// The relays behind it, nearest first.
+    /// The relays beyond the first one, nearest first.
     further: Vec<FurtherRelay>,
 }
 
@@ -115,7 +115,7 @@ struct FurtherRelay {
 }
 
 impl RelayArguments {
-    /// Asks for the passwords and puts the login together; `None` without `--user`.
+    /// Asks for the passwords and assembles the login; `None` without `--user`.
     pub(crate) fn login(&self, connection: &ConnectionArguments) -> Result<Option<Login>, Failure> {
         match (self.users.first(), self.relays.as_slice()) {
             (Some(_), [relay, further @ ..]) => {
@@ -133,7 +133,7 @@ impl RelayArguments {
         }
     }
 
-    /// Which user, password and URI is for which relay must be clear.
+    /// The user, password and URI for each relay must be clear.
     fn check_numbers(&self) -> Result<(), Failure> {
         let relays = self.relays.len().max(1);
         for (option, count) in [("--user", self.users.len()), ("--password-file", self.password_files.len())]
@@ -151,7 +151,7 @@ impl RelayArguments {
         Ok(())
     }
 
-    /// Asks the DNS for the relays of a domain. AUTH is addressed to the domain, whichever of them serves it.
+    /// Asks the DNS for the relays of a domain. AUTH is addressed to the domain, whichever relay serves it.
     fn login_by_domain(
         &self,
         domain: &str,
@@ -183,7 +183,10 @@ impl RelayArguments {
         };
         self.check_numbers()?;
         let scheme = if connection.plain { "msrp" } else { "msrps" };
-        let uri = self.auth_uris.first().cloned().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
+        let uri = self.auth_uris.first().cloned().unwrap_or_else(|| {
+            let transport = if relay.web.is_some() { "ws" } else { "tcp" };
+            format!("{scheme}://{authority};{transport}")
+        });
         Ok(Some(Login {
             relay: relay.clone(),
             routes: Vec::new(),
@@ -202,7 +205,7 @@ impl RelayArguments {
         }))
     }
 
-    /// Adds the relays behind the first one. Between relays there is always TLS (RFC 4976, 9.2).
+    /// Adds the relays beyond the first one. Relays always use TLS between them (RFC 4976, 9.2).
     fn with_further(
         &self,
         mut login: Login,
@@ -212,7 +215,7 @@ impl RelayArguments {
         for (at, relay) in (1..).zip(relays) {
             let user = self.users.get(at).or_else(|| self.users.first()).map_or("", String::as_str);
             let credentials = match (self.users.get(at), self.password_files.get(at)) {
-                // Nobody is asked for the same password twice.
+                // The tool asks for the same password only once.
                 (None, None) => login.credentials.clone(),
                 (_, file) => {
                     let password = self.password(user, file.or_else(|| self.password_files.first()))?;
@@ -251,7 +254,7 @@ impl RelayArguments {
     }
 }
 
-/// What a relay checks: the name before the `@`.
+/// The part that a relay checks: the name before the `@`.
 fn name_of(user: &str) -> &str {
     user.split_once('@').map_or(user, |(name, _)| name)
 }
@@ -287,13 +290,13 @@ impl Login {
         }
     }
 
-    /// When the session ends although its connection lasts: where that was asked for, and always at relays further out,
-    /// which know no connection of ours.
+    /// When the session ends although its connection lasts: if the user asked for that, and always at relays beyond the
+    /// first, which have no connection of ours.
     pub(crate) fn ends_after(&self, grant: &Grant) -> Option<u64> {
         grant.expires.filter(|_| self.options.expires.is_some() || !self.further.is_empty())
     }
 
-    /// Fetches URIs over a connection that is there; the grant is for the whole way.
+    /// Fetches URIs over an existing connection; the grant is for the whole way.
     pub(crate) async fn ask(&self, endpoint: &mut Endpoint) -> Result<Grant, ClientError> {
         self.ask_each(endpoint, |_, _| ()).await
     }
@@ -318,7 +321,7 @@ impl Login {
     }
 }
 
-/// A relay refuses everybody whose account is not one of its realm: then that is said, and what to do about it.
+/// A relay refuses every user whose account is not in its realm: the error then says so, and what to do.
 fn about_realm(error: ClientError, user: &str, asked: &str) -> ClientError {
     let ClientError::AuthRefused { relay, by, status, comment, realm: Some(realm), hint } = error else {
         return error;
@@ -377,9 +380,9 @@ impl ConnectionArguments {
     }
 }
 
-/// A number below another, each as likely as the others, or nearly so.
+/// A number below another, all nearly equally likely.
 fn random_below(below: u32) -> u32 {
-    // Without randomness everybody takes the first, which is better than nobody taking any.
+    // Without randomness every client takes the first one, which is better than a failure.
     u32::try_from(getrandom::u64().unwrap_or(0) % u64::from(below.max(1))).unwrap_or(0)
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     /// The connection, the relay, or the peer.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Files came, but not all of them as they should be.
+    /// Files came, but not all of them whole.
     #[error("{rejected} of {} rejected", counted(*.total, "file"))]
     Rejected {
         /// How many were not kept.
@@ -25,15 +25,15 @@ pub(crate) enum Failure {
         /// How many came.
         total: usize,
     },
-    /// What came is not what was sent.
+    /// The received bytes are not the sent ones.
     #[error("received wrongly: {0}")]
     Mismatch(String),
-    /// Of a domain, not everything is in order.
+    /// Not everything of a domain is in order.
     #[error("{}{first}", if *.count == 1 { "1 problem: ".to_owned() } else { format!("{count} problems, the first: ") })]
     Domain {
         /// How many there are.
         count: usize,
-        /// How far things had come at the first.
+        /// How far the first one got.
         stage: Stage,
         /// The first, in words.
         first: String,
@@ -87,7 +87,7 @@ pub(crate) struct Report {
 
 /// Prints the report and the failure, if any, and turns it into the exit status.
 pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure>) -> ExitCode {
-    // A reader of stdout that has gone away does not change what happened.
+    // If the reader of stdout has gone, what happened stays the same.
     if as_json {
         let mut object = if report.json.is_object() { report.json } else { json!({}) };
         object["ok"] = json!(result.is_ok());

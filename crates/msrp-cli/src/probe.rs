@@ -1,4 +1,4 @@
-//! `msrp probe`: what a relay, or the relays of a domain, look like from here.
+//! `msrp probe`: how a relay, or the relays of a domain, look from here.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Result<(), Failure> {
     let connection = &arguments.connection;
     // Clients address AUTH to their domain, without a port, whichever relay serves it.
-    let at = Target { host: domain.to_owned(), port: 2855 };
+    let at = Target { host: domain.to_owned(), port: 2855, web: None };
     let login = arguments.relay.login_to(&at, domain, connection)?;
     let located = domain::ask(domain, arguments.relay.dns, connection, report)?;
     run_until_interrupted(
@@ -110,12 +110,12 @@ async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report)
         }
         asked?;
     }
-    // Everything that was to be seen has been seen.
+    // Everything has been seen.
     let _ = endpoint.close().await;
     Ok(())
 }
 
-/// What the relay shows to a client that believes any certificate: when it is not believed, that is what is wanted.
+/// What the relay shows to a client that accepts any certificate: the user of an untrusted relay wants to see it.
 async fn look_closer(relay: &Target, connection: &ConnectionArguments, wrong: &str, report: &mut Report) {
     let name = connection.server_name.as_deref().unwrap_or(&relay.host);
     let Some(facts) = observe_any(relay, name, connection.connect_timeout).await else { return };
@@ -149,7 +149,7 @@ fn describe_tls(facts: &TlsFacts, report: &mut Report) {
     });
 }
 
-/// What one relay grants; with several of them the last one's is what counts.
+/// What one relay grants; with several relays, the last grant counts.
 fn describe_grant(uri: &str, grant: &Grant, report: &mut Report) {
     let (realm, algorithm) =
         (grant.realm.as_deref().unwrap_or("none"), grant.algorithm.map(|one| one.as_str()));

@@ -1,6 +1,6 @@
 //! Progress on stderr: a bar on a terminal, a line a second where `--progress` asks for it without one.
 //!
-//! Invariant: what stands beside the bar leaves room for it in 60 columns.
+//! Invariant: the text beside the bar leaves room for it in 60 columns.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,13 +14,13 @@ use untrusted::text;
 
 use crate::units;
 
-/// The rate is that of so long until now: what is shown follows a connection that slows down or recovers.
+/// The rate covers so much time until now, so that it follows a connection that slows down or recovers.
 const PACE_WINDOW: Duration = Duration::from_secs(5);
-/// How far apart the amounts are that are remembered for it.
+/// The time between two remembered amounts.
 const PACE_STEP: Duration = Duration::from_millis(200);
 /// A longer label is cut in its middle.
 const LABEL_CHARS_MAX: usize = 14;
-/// How often words beside the bar change: nobody reads faster.
+/// How often the text beside the bar changes: people read no faster.
 const WORDS_EVERY: Duration = Duration::from_millis(250);
 
 /// How far one file, or one benchmark, is.
@@ -54,7 +54,7 @@ impl Progress {
         Self::of(Unit::Bytes, label, total, forced)
     }
 
-    /// As [`Self::new`], for what is not bytes.
+    /// As [`Self::new`], for a count of other things than bytes.
     pub(crate) fn counting(label: &str, total: Option<u64>, forced: bool) -> Self {
         Self::of(Unit::Pieces, label, total, forced)
     }
@@ -93,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, whatever came of it; the last line has the rate of the whole.
+    /// Removes the bar after success or failure. The last line has the rate of the whole.
     pub(crate) fn finish(&self, amount: u64) {
         match &self.display {
             Display::Off => {}
@@ -105,7 +105,7 @@ impl Progress {
         }
     }
 
-    /// What stands beside the bar, or in a line: percent, total, rate, and the time that is left.
+    /// The text beside the bar, or of a line: percent, total, rate, and the remaining time.
     fn words(&self, amount: u64, rate: f64) -> String {
         let count = |amount: u64| match self.unit {
             Unit::Bytes => units::size(amount),
@@ -147,7 +147,7 @@ impl Pace {
 
     fn note(&self, now: Instant, amount: u64) {
         let mut samples = self.0.borrow_mut();
-        // The last one is always now; those before it are a step apart.
+        // The last sample is always the newest; those before it are a step apart.
         if samples.len() > 1
             && samples.iter().rev().nth(1).is_some_and(|(at, _)| now.duration_since(*at) < PACE_STEP)
         {
@@ -168,7 +168,7 @@ impl Pace {
     }
 }
 
-/// The beginning and the end, which for a file are its name and what it is.
+/// The beginning and the end of a label: for a file, its name and its type.
 fn shortened(label: &str) -> String {
     let characters: Vec<char> = label.chars().collect();
     if characters.len() <= LABEL_CHARS_MAX {

@@ -39,7 +39,7 @@ directories, leading dots and unprintable characters; a leading `-` becomes `_`,
 one. A file is stored under its name only when it is complete and has the size and SHA-256 its sender announced.
 
 What is no file is not stored and does not count: chat (text of up to 8 KiB without a file name, alone or in a CPIM \
-message) is shown on standard error, notices that somebody types or has read a message are dropped. Ask for every message, \
+message) is shown on standard error, notices that the sender types or has read a message are dropped. Ask for every message, \
 and they are stored, too. For the exit status see the help of `msrp` itself.";
 
 #[derive(Debug, Args)]
@@ -140,7 +140,7 @@ async fn behind_relay(
         let when = format!("after {} of {}", arrivals.len(), units::counted(wanted, "file"));
         return Err(ClientError::ConnectionLost(when).into());
     }
-    // All is stored and reported: how the connection ends changes nothing.
+    // All is stored and reported: the end of the connection changes nothing.
     let _ = endpoint.close().await;
     Ok(())
 }
@@ -167,7 +167,7 @@ async fn listening(
             }
         };
         let mut endpoint = Endpoint::new(transport, own_uri.clone());
-        // One sender's trouble is not the next one's.
+        // One sender's error does not stop the next sender.
         match serve(arguments, &mut endpoint, arrivals).await {
             Ok(()) => drop(endpoint.close().await),
             Err(error @ ClientError::TimedOut { .. }) => return Err(error.into()),
@@ -211,11 +211,12 @@ async fn serve(
     Inbox::new(endpoint, options).receive(endpoint, arrivals, &mut observe).await
 }
 
-/// Tells the path: first line of stdout, or of stderr if stdout is for JSON; and the file, complete or not there at all.
+/// Prints the path, in the first line of stdout, or of stderr if stdout is for JSON. Writes the file whole or not at
+/// all.
 fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<(), Failure> {
     report.json["path"] = json!(path);
     if let Some(file) = &arguments.path_file {
-        // Whoever has the path can send to this session: it is for its owner alone, as a password is.
+        // A peer that has the path can send to this session: only the user may read it, like a password.
         files::replace(file, files::SECRET, format!("{path}\n").as_bytes()).map_err(|error| {
             Failure::Usage(format!("--path-file {}: {}", file.display(), text::of_io(&error)))
         })?;

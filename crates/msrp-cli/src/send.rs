@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::units::{self, parse_chunk_size, parse_duration};
 use crate::watchdog::run_until_interrupted;
 
-/// How often it is looked how far the hash is.
+/// How often the progress of the hash is checked.
 const HASH_LOOK: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
@@ -132,14 +132,14 @@ fn parse_header_value(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What is to be sent, opened before anybody is connected to.
+/// The content to send, opened before the first connection.
 struct Content {
     label: String,
     input: Input,
 }
 
 enum Input {
-    /// A file and its size: what is said of it beforehand is found out by reading it.
+    /// A file and its size: reading it tells what the head says.
     File(File, u64),
     /// Whatever comes.
     Stream(Box<dyn Read + Send>),
@@ -202,8 +202,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Reads a file for its SHA-256, beside everything else that goes on. The hash travels in the head of the first chunk,
-/// where every receiver looks for it; so the file is read once before it is sent.
+/// Reads a file for its SHA-256, while everything else goes on. The hash is in the head of the first chunk, where every
+/// receiver looks for it. So the file is read once before it is sent.
 async fn hashed(file: &File, expected: u64, label: &str, forced: bool) -> io::Result<Known> {
     let progress = Progress::new(&format!("hashing {label}"), Some(expected), forced);
     let (done, read) = (Arc::new(AtomicU64::new(0)), file.try_clone()?);
@@ -272,17 +272,17 @@ async fn transfer(
         *report = describe(&label, known.map(|known| known.sha256), &spec, delivery);
     }
     drop(progress);
-    // What failed has been cut in the middle: nothing can be said on that connection any more.
+    // A failed message has been cut in the middle: the connection can carry nothing more.
     let delivery = result?;
     let closed = endpoint.close().await;
     if !delivery.reported && delivery.answers < delivery.chunks {
-        // Nobody will confirm it, so a clean end of the connection is all there is to go by.
+        // No REPORT will confirm it, so only a clean end of the connection shows success.
         closed?;
     }
     Ok(())
 }
 
-/// Opens the session, as the options say, and finds out meanwhile what can be said of the file.
+/// Opens the session as the options say. Meanwhile collects what the head will say of the file.
 async fn prepared(
     arguments: &Arguments,
     endpoint: &mut Endpoint,
@@ -341,7 +341,7 @@ async fn connect_directly(arguments: &Arguments) -> Result<Endpoint, Failure> {
     let Some(port) = uri.port() else {
         return Err(Failure::Usage("--to: the first URI has no port".to_owned()));
     };
-    let target = Target { host: uri.host_str().to_owned(), port };
+    let target = Target { host: uri.host_str().to_owned(), port, web: None };
     let security = if uri.is_secure() { arguments.connection.tls()? } else { Security::Plain };
     Ok(Endpoint::connect(&target, &security, arguments.connection.connect_timeout).await?)
 }

@@ -57,7 +57,7 @@ pub(crate) fn size(bytes: u64) -> String {
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.2} {unit}") }
 }
 
-/// So much in such a time, as [`size`] writes it, a second: `110.25 MiB/s`.
+/// Bytes per time, as [`size`] writes them, a second: `110.25 MiB/s`.
 pub(crate) fn rate(bytes: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     // A rate beyond the largest integer is cut there.

@@ -1,4 +1,4 @@
-//! What ends the tool from outside its executor: signals, and time limits that the executor does not keep.
+//! Ends the tool from outside its executor: on signals, and on time limits that the executor does not keep.
 //!
 //! Invariant: after a signal, or a time limit that has passed, the process ends within a few seconds, with the message and
 //! the exit status that the executor would have given it, and without a temporary file, whatever the executor does.
@@ -16,19 +16,19 @@ use signal_hook::iterator::Signals;
 
 use crate::outcome::{Failure, Report, conclude};
 
-/// What the engine may take to make an executor and run its first task.
+/// How long the engine may take to make an executor and run its first task.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
-/// What the command may take to end in order once it is asked to.
+/// How long the command may take to end in order once it is asked to.
 const IN_ORDER: Duration = Duration::from_secs(2);
-/// How often it is looked whether something is overdue, ...
+/// How often to look for something overdue.
 const LOOK: Duration = Duration::from_millis(500);
-/// ... and how many looks in a row must find that: a process that was stopped finds its limits over when it goes on.
+/// How many looks in a row must find it: a process that was stopped finds its limits over when it goes on.
 const LOOKS: u32 = 10;
-/// What it may take to say why: stdout and stderr may be full.
+/// How long saying why may take: stdout and stderr may be full.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
-/// included. Should the executor not get that far, the watchdog ends the process.
+/// Runs a command until it is done or a signal asks it to stop. Then everything it holds is dropped, temporary files
+/// included. If the executor does not get that far, the watchdog ends the process.
 pub(crate) fn run_until_interrupted(
     cpu: Option<usize>,
     as_json: bool,
@@ -36,14 +36,14 @@ pub(crate) fn run_until_interrupted(
 ) -> Result<(), Failure> {
     let signals =
         start(as_json).map_err(|error| Failure::Engine(format!("signals cannot be awaited: {error}")))?;
-    // Its threads take them: no call of the executor is interrupted.
+    // The watchdog's threads take the signals: no call of the executor is interrupted.
     glommio::signal::block(&[SIGINT, SIGTERM])
         .map_err(|error| Failure::Engine(format!("signals cannot be left to a thread: {error}")))?;
     let beginning = Due::beginning_within(BEGIN_LIMIT);
     let interrupted = async {
         match signals.recv().await {
             Ok(()) => Err(Failure::Interrupted),
-            // Its thread has died; the command goes on.
+            // The watchdog's thread has died; the command goes on.
             Err(async_channel::RecvError) => std::future::pending().await,
         }
     };
@@ -54,13 +54,13 @@ pub(crate) fn run_until_interrupted(
     run_on_executor(cpu, work).unwrap_or_else(|error| Err(error.into()))
 }
 
-/// Begins to watch. The receiver hears of the first signal.
+/// Begins to watch. The receiver gets the first signal.
 fn start(as_json: bool) -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (interrupt, interrupted) = async_channel::bounded(1);
     let waiting = move || {
         if signals.forever().next().is_some() {
-            // A command that gets on drops what it holds now. One that does not has had its chance.
+            // A command that runs drops what it holds. One that does not run has had its chance.
             let _ = interrupt.try_send(());
             thread::sleep(IN_ORDER);
             end(as_json, Failure::Interrupted);

@@ -1,7 +1,7 @@
-//! What an endpoint says back: responses (RFC 4975, 7.2) and REPORTs (7.1.2), and reading the words of others.
+//! What an endpoint answers: responses (RFC 4975, 7.2) and REPORTs (7.1.2); and how it reads those of others.
 //!
-//! Invariants: a REPORT is never answered, nor a request under Failure-Report `no`, nor a success under `partial`; the
-//! response to a SEND goes one hop back, any other response all the way; paths are copied byte for byte. Pure.
+//! Invariants: these get no response: a REPORT, a request with Failure-Report `no`, a success with `partial`. The
+//! response to a SEND goes one hop back, any other response all the way. Paths are copied byte for byte. Pure.
 
 use super::random_token;
 use msrp_proto::head::{ByteRange, FailureReport, Head, Kind, Method};
@@ -10,7 +10,7 @@ use msrp_proto::status::Status;
 use msrp_proto::write::FrameWriter;
 use untrusted::text;
 
-/// The response to this request, if it is to have one.
+/// The response to this request, if it gets one.
 pub(super) fn response(head: &Head, bytes: &[u8], status: Status, comment: Option<&str>) -> Option<Vec<u8>> {
     let Kind::Request(method) = head.kind() else {
         return None;
@@ -35,7 +35,7 @@ pub(super) fn response(head: &Head, bytes: &[u8], status: Status, comment: Optio
     Some(frame)
 }
 
-/// What a sender, who wants no content, answers to a request.
+/// How a sender, which wants no content, answers a request.
 pub(super) fn of_a_sender(head: &Head, bytes: &[u8]) -> Option<Vec<u8>> {
     let status = match head.kind() {
         Kind::Request(_) if head.defect().is_some() => Status::BAD_REQUEST,
@@ -59,7 +59,7 @@ pub(super) struct Subject<'a> {
     pub(super) bytes: u64,
 }
 
-/// A REPORT that speaks of the whole message.
+/// A REPORT about the whole message.
 pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str>) -> Vec<u8> {
     let tid = random_token(12);
     let range = ByteRange { start: 1, end: Some(subject.bytes), total: Some(subject.bytes) };
@@ -75,12 +75,12 @@ pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str
     frame
 }
 
-/// A response's comment, fit to be shown; may be empty.
+/// A response's comment, fit for display; may be empty.
 pub(super) fn comment(head: &Head, bytes: &[u8]) -> String {
     text::shown(&String::from_utf8_lossy(head.comment(bytes).unwrap_or_default())).into_owned()
 }
 
-/// The comment in a REPORT's Status header, fit to be shown; may be empty.
+/// The comment in a REPORT's Status header, fit for display; may be empty.
 pub(super) fn report_comment(head: &Head, bytes: &[u8]) -> String {
     let status = head.status_header(bytes).unwrap_or_default();
     let mut parts = status.splitn(3, |byte| *byte == b' ');

@@ -1,11 +1,11 @@
-//! Asking a relay for a URI: AUTH, the challenge, the answer, Use-Path (RFC 4976, 5.1, 9.1 and 9.2); of the first relay
-//! directly, of each further one through those that have granted theirs.
+//! Asks a relay for a URI: AUTH, the challenge, the answer, Use-Path (RFC 4976, 5.1, 9.1 and 9.2). Asks the first relay
+//! directly, and each further one through those that have granted their URIs.
 //!
-//! Invariants: a password goes into a hash and nowhere else; the digest covers the very bytes of the rightmost URI of the
-//! To-Path that is sent; where a relay proves that it knows the password too (`rspauth`), a wrong proof ends the attempt.
-//! Of several challenges the strongest algorithm is answered. A refused answer is tried once more only if the relay calls
-//! the nonce stale. A Use-Path that does not begin with the relays it came through is refused: what is sent by it would
-//! take a way that nobody has agreed to.
+//! Invariants: a password goes into a hash and nowhere else; the digest covers the exact bytes of the rightmost URI of
+//! the To-Path that is sent; if a relay proves that it knows the password too (`rspauth`), a wrong proof ends the
+//! attempt. Of several challenges the one with the strongest algorithm is answered. After a refusal, the client tries
+//! once more only if the relay calls the nonce stale. A Use-Path must begin with the relays it came through, or it is
+//! refused: requests would go a way that the client has not chosen.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use msrp_proto::uri::MsrpUri;
 use msrp_proto::write::FrameWriter;
 use untrusted::text;
 
-/// Who asks.
+/// The user who asks.
 #[derive(Clone)]
 pub struct Credentials {
     /// The name as the relay's realm knows it: `alice`, without the domain.
@@ -44,25 +44,26 @@ pub struct AuthOptions {
     /// The relay, as the last URI of To-Path: `msrps://relay.example.com:2855;tcp`; for the first relay also with the SIP
     /// domain for a host and without a port.
     pub uri: String,
-    /// For how many seconds the URI is wanted; `None` leaves it to the relay, and then it lives as long as the connection.
+    /// For how many seconds the client wants the URI. `None` leaves it to the relay: then the URI lives as long as the
+    /// connection.
     pub expires: Option<u64>,
-    /// Name the To-Path in the credentials, too: there is no `uri` in RFC 4976's, but some relays, whose digest
+    /// Names the To-Path in the credentials, too. RFC 4976 has no `uri` there, but some relays, whose digest
     /// authentication is that of SIP, refuse credentials without one.
     pub digest_uri: bool,
     /// How long each answer may take.
     pub limit: Duration,
 }
 
-/// What the relay gave.
+/// What the relay granted.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// The URIs of Use-Path, nearest relay first: the front of To-Path for everything that is sent.
+    /// The URIs of Use-Path, nearest relay first: every To-Path begins with them.
     pub use_path: Vec<String>,
     /// Our own URI, the end of the path that peers use.
     pub own_uri: String,
     /// For how many seconds, as the relay says.
     pub expires: Option<u64>,
-    /// The realm of the challenge; `None` where there was none.
+    /// The realm of the challenge; `None` without a challenge.
     pub realm: Option<String>,
     /// The algorithm that was used.
     pub algorithm: Option<Algorithm>,
@@ -99,11 +100,11 @@ pub async fn authenticate(
     Attempt { credentials, options, nearer: &[] }.make(endpoint).await
 }
 
-/// Authenticates to a relay further out, through those that have granted URIs already (RFC 4976, 5.1). The grant is for
-/// the whole way.
+/// Authenticates to a relay beyond the first one, through those that have granted URIs already (RFC 4976, 5.1). The
+/// grant is for the whole way.
 ///
 /// # Errors
-/// As [`authenticate`]; [`ClientError::AuthRefused`] names whoever answered if it is one of the relays in between.
+/// As [`authenticate`]; [`ClientError::AuthRefused`] names the relay in between that answered, if one did.
 pub async fn authenticate_through(
     endpoint: &mut Endpoint,
     nearer: &Grant,
@@ -211,7 +212,7 @@ fn same_uri(a: &[u8], b: &[u8]) -> bool {
 async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<(Status, Frame), ClientError> {
     loop {
         let Some(frame) = endpoint.incoming.next_frame(0).await? else {
-            // A server of TLS may also say nothing to what is none.
+            // A TLS server may also say nothing to a client without TLS.
             let plain =
                 if endpoint.tls().is_none() { " (if that port speaks TLS: without --plain)" } else { "" };
             return Err(ClientError::ConnectionLost(format!("before AUTH was answered{plain}")));
@@ -253,7 +254,7 @@ impl Answer<'_> {
         Ok((challenge, ha1))
     }
 
-    /// Whether the relay proved itself; no proof is accepted, a wrong one is not.
+    /// Whether the relay proved itself. A missing proof is accepted, a wrong one is not.
     fn check_proof(&self, expected: &str) -> Result<bool, ClientError> {
         let Some(value) = self.frame.head.authentication_info(&self.frame.bytes) else {
             return Ok(false);
@@ -285,7 +286,7 @@ impl Answer<'_> {
         })
     }
 
-    /// The relays to be used, nearest first: those in between, and the one that was asked behind them.
+    /// The relays to use, nearest first: those in between, then the one that was asked.
     fn use_path(&self) -> Result<Vec<String>, ClientError> {
         let unusable = || self.unusable("200 without a usable Use-Path");
         let use_path = self.frame.head.use_path(&self.frame.bytes).ok_or_else(unusable)?;
@@ -338,8 +339,8 @@ impl Answer<'_> {
         }
     }
 
-    /// Which of the relays in between has answered, unless it was the one that was asked: From-Path of a response begins
-    /// with the relays it came through and ends with whoever wrote it.
+    /// The relay in between that has answered, if one did. From-Path of a response begins with the relays it came
+    /// through and ends with its author.
     fn relay_in_between(&self) -> Option<String> {
         let author = self.frame.head.from_path(&self.frame.bytes).last()?;
         let between = self.attempt.nearer.iter().find(|uri| same_uri(uri.as_bytes(), author))?;

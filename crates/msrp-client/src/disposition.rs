@@ -1,8 +1,8 @@
-//! What a file is called, how long it is and what it hashes to, as the Content-Disposition header says it.
+//! A file's name, length and hash, as the Content-Disposition header has them.
 //!
 //! The parameters are those of RFC 2183 and RFC 5547 (`hash=sha-256:AB:CD…`, upper-case hex with colons; plain hex of
 //! either case is read as well). [`safe_name`] is the only way from an offered name to a name on this machine's disk:
-//! whatever was offered, the result is one visible path component. It must not know sockets or open files.
+//! its result is always one visible path component. Must not know sockets or open files.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,16 +13,16 @@ use untrusted::text::is_plain;
 const NAME_BYTES_MAX: usize = 200;
 /// The longest file extension that survives when a name has to be cut, in bytes.
 const EXTENSION_BYTES_MAX: usize = 20;
-/// What a file is called when nothing usable was offered.
+/// A file's name if the sender offered no usable one.
 const NAME_FALLBACK: &str = "file";
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];
 
-/// A Content-Disposition as far as file transfer goes.
+/// The parts of a Content-Disposition that file transfer uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disposition {
-    /// The name the sender gives the file: foreign text, never a path of ours.
+    /// The sender's name for the file: foreign text, never a path of ours.
     pub filename: Option<String>,
     /// Length of the whole file in bytes.
     pub size: Option<u64>,
@@ -31,7 +31,7 @@ pub struct Disposition {
 }
 
 impl Disposition {
-    /// Reads a header value; what is missing, unknown or malformed is left out, for the header is advice.
+    /// Reads a header value. Leaves out what is missing, unknown or malformed, because the header is only advice.
     pub fn parse(value: &[u8]) -> Self {
         let text = String::from_utf8_lossy(value);
         let (mut disposition, mut extended) = (Self::default(), None);
@@ -44,7 +44,7 @@ impl Disposition {
                 _ => {}
             }
         }
-        // Who writes both forms has made the plain one for those who cannot read this one (RFC 6266, 4.3).
+        // A sender that writes both forms made the plain one for receivers that cannot read this one (RFC 6266, 4.3).
         disposition.filename = extended.or(disposition.filename);
         disposition
     }
@@ -85,7 +85,7 @@ pub fn hex(digest: &[u8]) -> String {
     })
 }
 
-/// The parameters behind the first `;`, with quoted strings unescaped.
+/// The parameters after the first `;`, with quoted strings unescaped.
 fn parameters(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text.find(';').and_then(|at| text.get(at + 1..)).unwrap_or_default();
@@ -99,7 +99,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// One value, quoted or not, and what stands behind the `;` that ends it.
+/// One value, quoted or not, and the text after the `;` that ends it.
 fn parameter_value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let (value, rest) = text.split_once(';').unwrap_or((text, ""));
@@ -127,7 +127,7 @@ fn parse_extended(value: &str) -> Option<String> {
     let bytes = percent_decoded(text)?;
     match charset.trim().to_ascii_lowercase().as_str() {
         "utf-8" => String::from_utf8(bytes).ok(),
-        // Its numbers are those of Unicode; RFC 5987 still asked for it.
+        // Its numbers are those of Unicode; RFC 5987 required it.
         "iso-8859-1" => Some(bytes.into_iter().map(char::from).collect()),
         _ => None,
     }
@@ -168,9 +168,9 @@ fn parse_hash(value: &str) -> Option<Sha256Digest> {
 
 /// A name for a stored file: exactly one path component, visible, printable and of bounded length, whatever was offered.
 ///
-/// Directories in front (of either slash) are dropped, control and direction-changing characters become `_`, leading dots
-/// and blanks and trailing blanks and dots go, a leading `-` becomes `_`, a device of Windows gets a `_` in front, an overlong name loses its middle but keeps its extension, and nothing at
-/// all becomes `file`.
+/// Drops directories in front (of either slash), leading dots and blanks, and trailing blanks and dots. Turns control
+/// and direction-changing characters and a leading `-` into `_`. Puts `_` before the name of a Windows device. An
+/// overlong name loses its middle but keeps its extension, and an empty one becomes `file`.
 pub fn safe_name(offered: &str) -> String {
     let last = offered.rsplit(['/', '\\']).next().unwrap_or_default();
     let printable: String =
@@ -193,13 +193,13 @@ pub fn numbered_name(name: &str, attempt: u32) -> String {
     format!("{stem} ({attempt}){extension}")
 }
 
-/// Plain, and not what stands for text that could not be read.
+/// Plain, and not the replacement for unreadable text.
 fn is_printable(character: char) -> bool {
     is_plain(character) && character != '\u{fffd}'
 }
 
-/// A name that is not taken for something else: for an option by programs that are given it (`rm *`), or for a device by
-/// Windows, where the directory may be shared.
+/// A name that no program takes for something else: for an option (`rm *`), or, if the directory is shared with
+/// Windows, for a device.
 fn unmistakable(name: &str) -> Cow<'_, str> {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
     let is_device = match stem.as_str() {
@@ -230,7 +230,7 @@ fn shortened(name: &str) -> String {
     format!("{}{extension}", stem.get(..cut).unwrap_or_default().trim_end())
 }
 
-/// The name up to its last dot, and the rest with the dot; no extension if that would be overlong or the whole name.
+/// The name up to its last dot, and the rest with the dot. No extension if that would be overlong or the whole name.
 fn split_extension(name: &str) -> (&str, &str) {
     match name.rfind('.') {
         Some(at) if at > 0 && name.len() - at <= EXTENSION_BYTES_MAX => name.split_at(at),

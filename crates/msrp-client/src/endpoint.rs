@@ -1,8 +1,8 @@
 //! One connection and the URI of our session on it, as two halves: [`Incoming`] parses, [`Outgoing`] writes.
 //!
-//! Invariants: the transport is shared by the halves and borrowed only inside a poll; an [`Event`] borrows the read
-//! buffer until the next call, so no body byte is copied on the way to the caller; frames given to [`Urgent`] are written
-//! whole, never inside another frame. It must not know what the frames mean.
+//! Invariants: the halves share the transport and borrow it only inside a poll; an [`Event`] borrows the read buffer
+//! until the next call, so no body byte is copied on its way to the caller; frames given to [`Urgent`] are written
+//! whole, never inside another frame. Must not know what the frames mean.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -23,13 +23,13 @@ use super::{ClientError, Security, Stage, Target, TlsFacts, Transport, random_to
 use msrp_proto::head::Head;
 use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
-/// Several TLS records' worth: the parser is run once for all that a wake-up brought.
+/// Several TLS records' worth: the parser runs once for all that a wake-up brought.
 const READ_BUFFER_BYTES: usize = 256 << 10;
-/// As long as this much waits to be sent, nothing more is read that would have to be answered.
+/// While so many bytes wait to be sent, no request that needs an answer is read.
 const URGENT_BYTES_HIGH: usize = 64 << 10;
 /// A session id of about 130 random bits (RFC 4975, 14.1 asks for 80).
 const SESSION_ID_LENGTH: usize = 22;
-/// How often an idle connection is looked at.
+/// How often to look at an idle connection.
 const IDLE_CHECK: Duration = Duration::from_millis(250);
 /// How long the other side may take to close after we have.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -55,7 +55,10 @@ impl Endpoint {
     /// As [`Transport::connect`].
     pub async fn connect(target: &Target, security: &Security, limit: Duration) -> Result<Self, ClientError> {
         let transport = Transport::connect(target, security, limit).await?;
-        let own_uri = Self::mint_uri(transport.local(), transport.is_tls());
+        let own_uri = match transport.is_websocket() {
+            true => Self::mint_web_uri(),
+            false => Self::mint_uri(transport.local(), transport.is_tls()),
+        };
         Ok(Self::new(transport, own_uri))
     }
 
@@ -79,6 +82,12 @@ impl Endpoint {
     pub fn mint_uri(address: SocketAddr, tls: bool) -> String {
         let scheme = if tls { "msrps" } else { "msrp" };
         format!("{scheme}://{address}/{};tcp", random_token(SESSION_ID_LENGTH))
+    }
+
+    /// The same for a client by WebSocket, which no relay can dial: its host does not exist (RFC 7977, appendix A).
+    pub fn mint_web_uri() -> String {
+        let (host, session) = (random_token(12).to_ascii_lowercase(), random_token(SESSION_ID_LENGTH));
+        format!("msrps://{host}.invalid:2855/{session};ws")
     }
 
     /// The URI of our session.
@@ -106,8 +115,8 @@ impl Endpoint {
         self.activity.clone()
     }
 
-    /// Closes so that neither side loses a tail: everything queued is written, close_notify and FIN follow, and what
-    /// the peer still sends is read and dropped until it closes too or five seconds have passed.
+    /// Closes so that neither side loses its last bytes: writes everything queued, then close_notify and FIN. Then
+    /// reads and drops what the peer still sends, until it closes too or five seconds have passed.
     ///
     /// # Errors
     /// If what was queued could not be written.
@@ -136,7 +145,7 @@ pub enum Event<'a> {
     End(Flag),
 }
 
-/// A frame small enough to be held whole.
+/// A frame that is small enough to hold whole.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Its start line and headers, as offsets into `bytes`.
@@ -192,7 +201,7 @@ impl Incoming {
             let consumed = self.start..self.start + step.consumed;
             self.start = consumed.end;
             return Ok(Some(match step.piece {
-                // A sign of life, which has been noted.
+                // A keep-alive, which has been noted.
                 FramePart::Blank => continue,
                 FramePart::Head(head) => Event::Head { head, bytes: &self.buffer[consumed] },
                 FramePart::Body(range) => Event::Body(&self.buffer[consumed][range]),
@@ -201,7 +210,7 @@ impl Incoming {
         }
     }
 
-    /// The next frame as a whole, for frames that are known to be small; `None` when the peer has closed.
+    /// The next whole frame, for frames that are known to be small; `None` when the peer has closed.
     ///
     /// # Errors
     /// As [`Self::next`], and [`ClientError::TooLarge`] for a body of more than `body_bytes_max` bytes.
@@ -227,8 +236,8 @@ impl Incoming {
         }
     }
 
-    /// Whether a TLS record stands where a frame should: an alert or a handshake message, of version 3.x (RFC 8446, 5.1). Of
-    /// a body nothing is left unread that begins like this.
+    /// Whether a TLS record stands where a frame should: an alert or a handshake message, of version 3.x (RFC 8446,
+    /// 5.1). No unread rest of a body begins like this.
     fn begins_with_tls(&self) -> bool {
         let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
         !self.transport.borrow().is_tls() && matches!(unread, [0x15 | 0x16, 3, 0..=4, ..])
@@ -236,10 +245,10 @@ impl Incoming {
 
     /// Reads what there is; 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ClientError> {
-        // What shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
-        // have caused to be written goes out together.
+        // Other futures of the task get their turn first, however readable the socket is: what they write because of
+        // the bytes handed out so far goes out together.
         yield_now().await;
-        // What is left is a piece of a head or of a possible end-line: far less than the buffer, so there is always room.
+        // The rest is a part of a head or of a possible end-line: far less than the buffer, so there is always room.
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let free = &mut self.buffer[self.end..];
@@ -247,12 +256,13 @@ impl Incoming {
         let read = poll_fn(|context| {
             let mut transport = transport.borrow_mut();
             let mut filled = 0;
-            // TLS hands out a record at a time: gather as many as are here already.
+            // TLS hands out a record at a time: gather all that are here already.
             while filled < free.len() {
                 match Pin::new(&mut *transport).poll_read(context, &mut free[filled..]) {
                     Poll::Ready(Ok(0)) => break,
                     Poll::Ready(Ok(bytes)) => filled += bytes,
-                    // A peer that closes TCP without close_notify has still ended the stream: frames carry their own end.
+                    // A peer that closes TCP without close_notify has still ended the stream: frames carry their own
+                    // end.
                     Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                         break;
                     }
@@ -279,7 +289,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// The queue of frames that are to be written as soon as no other frame is open.
+    /// The queue of frames that must be written as soon as no other frame is open.
     pub fn urgent(&self) -> Urgent {
         self.urgent.clone()
     }
@@ -320,8 +330,8 @@ impl Outgoing {
         self.flush().await
     }
 
-    /// Writes and flushes whatever is urgent now; to be called between frames only. A call that was dropped in the middle
-    /// of a frame is made good by the next.
+    /// Writes and flushes what is urgent at this moment; call it only between frames. If a call is dropped in the
+    /// middle of a frame, the next one completes the frame.
     ///
     /// # Errors
     /// [`ClientError::Io`].
@@ -366,7 +376,7 @@ impl Outgoing {
     }
 }
 
-/// Whole frames (responses, REPORTs) waiting to be written before anything else; every clone is the same queue.
+/// Whole frames (responses, REPORTs) that go before everything else; every clone is the same queue.
 #[derive(Clone, Debug, Default)]
 pub struct Urgent(Rc<UrgentQueue>);
 
@@ -378,7 +388,7 @@ struct UrgentQueue {
 }
 
 impl Urgent {
-    /// Queues whole frames. The queue is bounded by [`Self::room`], which whoever reads from the peer awaits.
+    /// Queues whole frames. The queue is bounded by [`Self::room`], which every reader of the peer's requests awaits.
     pub fn push(&self, frames: &[u8]) {
         self.0.bytes.borrow_mut().extend_from_slice(frames);
         self.0.wanted.wake();
@@ -400,7 +410,7 @@ impl Urgent {
     }
 }
 
-/// How many bytes have moved on a connection, to tell a slow one from a dead one.
+/// How many bytes have moved on a connection. It tells a slow connection from a dead one.
 #[derive(Clone, Debug, Default)]
 pub struct Activity(Rc<Cell<u64>>);
 
@@ -433,7 +443,7 @@ impl Activity {
 pub(super) struct Signal(RefCell<Option<Waker>>);
 
 impl Signal {
-    /// Returns once the condition holds; it is looked at again at every [`Self::wake`].
+    /// Returns once the condition holds, and checks it at every [`Self::wake`].
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|context| {
             if condition() {

@@ -1,4 +1,4 @@
-//! Everything that can end a client's work, in words for the person at the terminal.
+//! Everything that can end a client's work, in words for the user at the terminal.
 //!
 //! Owns [`ClientError`] and the [`Stage`] it happened at, which becomes the tool's exit status. Errors say what was tried
 //! and with whom; they never hold a password, a nonce or a whole session id.
@@ -11,14 +11,14 @@ use msrp_proto::status::Status;
 use msrp_tls::trust::{Asker, TlsFault, io_words};
 use untrusted::text;
 
-/// How far things had come: decides the exit status of the tool.
+/// How far the work had come: decides the exit status of the tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Name resolution, TCP or TLS failed, or local files for them could not be read.
+    /// Name resolution, TCP or TLS failed, or the local files for them could not be read.
     Connecting,
-    /// A relay would not accept the user, or did not say.
+    /// A relay did not accept the user, or did not answer.
     Authenticating,
-    /// The connection stood, and the transfer failed.
+    /// The connection was up, and the transfer failed.
     Transferring,
 }
 
@@ -52,6 +52,15 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// It does not speak WebSocket.
+    #[error("WebSocket with {relay}: {}", text::of_io(source))]
+    Upgrade {
+        /// The relay.
+        relay: String,
+        /// What it said, or the kernel.
+        #[source]
+        source: io::Error,
+    },
     /// Certificates or keys for TLS cannot be used.
     #[error("{what}: {reason}")]
     TlsSetup {
@@ -75,7 +84,7 @@ pub enum ClientError {
     AuthRefused {
         /// The relay that was asked.
         relay: String,
-        /// The relay that answered, where it is another one, on the way.
+        /// The relay that answered, if it is another one, on the way.
         by: Option<String>,
         /// The answer.
         status: Status,
@@ -94,7 +103,7 @@ pub enum ClientError {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// Nobody answered AUTH.
+    /// No answer to AUTH came.
     #[error("no answer to AUTH from {relay} for {seconds} s")]
     NoAuthAnswer {
         /// The relay that was asked.
@@ -113,13 +122,13 @@ pub enum ClientError {
     /// The peer closed or lost the connection before the work was done.
     #[error("the connection ended {0}")]
     ConnectionLost(String),
-    /// The peer speaks TLS on a connection that is to be plain.
+    /// The peer speaks TLS on a connection that must be plain.
     #[error("the other side speaks TLS (leave out --plain; to listen, give --cert and --key)")]
     SpeaksTls,
     /// What the peer sent is not MSRP.
     #[error("the peer sent what is not MSRP: {0}")]
     Framing(#[from] ParseError),
-    /// There is no session at the other side, or not for us.
+    /// The other side has no session, or none for us.
     #[error("the session was refused: {code} {comment}", code = .status.code())]
     SessionRefused {
         /// The answer.
@@ -145,7 +154,7 @@ pub enum ClientError {
         /// Its words, or the usual ones for the code.
         comment: String,
     },
-    /// A chunk was too large to be received whole by a caller that wanted it so.
+    /// A chunk was too large for a caller that wanted it whole.
     #[error("the chunk is larger than {bytes_max} bytes")]
     TooLarge {
         /// The caller's bound.
@@ -185,6 +194,7 @@ impl ClientError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Upgrade { .. }
             | Self::SpeaksTls
             | Self::TlsSetup { .. }
             | Self::Listen { .. }

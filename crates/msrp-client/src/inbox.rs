@@ -1,10 +1,10 @@
-//! Receives files on an endpoint: tells messages apart, answers every request, reports what arrived.
+//! Receives files on an endpoint: separates messages, answers every request, reports what arrived.
 //!
-//! Invariants (RFC 4975, 7.3): every SEND is answered once as its Failure-Report says, with 200 after its end or with an
-//! error as soon as that is known; a request for another session is 481; chunks of different messages may alternate; a
-//! success REPORT goes out only when the whole file is stored under its name. What is no file (see `talk`) is answered and
-//! reported in the same way, but neither stored nor counted. What is kept per peer is bounded: so many
-//! open messages, so many refused ones. It must not know where the files come from or who is watching.
+//! Invariants (RFC 4975, 7.3): every SEND is answered once as its Failure-Report says, with 200 after its end or with
+//! an error as soon as that is known; a request for another session is 481; chunks of different messages may alternate;
+//! a success REPORT goes out only when the whole file is stored under its name. A message that is not a file (see
+//! `talk`) is answered and reported in the same way, but neither stored nor counted. State per peer is bounded: so many
+//! open messages, so many refused ones. Must not know where the files come from or who observes.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -39,11 +39,11 @@ pub struct InboxOptions {
     pub size_max: u64,
     /// Give up when nothing arrives for so long; `None` waits for ever.
     pub idle_limit: Option<Duration>,
-    /// Store also what is not a file: lines of chat, and notices such as that somebody types.
+    /// Store also messages that are not files: lines of chat, and notices such as "is typing".
     pub every_message: bool,
 }
 
-/// What whoever is watching may want to know.
+/// Events for an observer.
 #[derive(Debug)]
 pub enum InboxEvent<'a> {
     /// The first chunk of a message has begun.
@@ -53,7 +53,7 @@ pub enum InboxEvent<'a> {
         /// How long it will be, if announced.
         total: Option<u64>,
     },
-    /// So many bytes of the message last begun have come, up to now.
+    /// So many bytes of the message that began last have come so far.
     Progress(u64),
     /// A file is complete, or has been given up.
     Arrived(&'a Arrival),
@@ -88,7 +88,7 @@ struct OpenFrame {
 enum Content {
     /// Bytes of a message.
     Chunk { key: Key, start: u64, end: u64 },
-    /// Not wanted; what to answer at the end, if anything.
+    /// Not wanted; the answer at its end, if any.
     Unwanted(Option<Status>),
 }
 
@@ -106,7 +106,8 @@ impl Inbox {
         }
     }
 
-    /// Receives until enough messages have come or the peer closes; what was unfinished then has been [`Rejection::Lost`].
+    /// Receives until enough messages have come or the peer closes. Messages that are unfinished then are
+    /// [`Rejection::Lost`].
     ///
     /// # Errors
     /// Those of the connection, with what had arrived before in `arrivals`.
@@ -169,7 +170,7 @@ impl Inbox {
             Kind::Request(_) if head.defect().is_some() => Err(Some(Status::BAD_REQUEST)),
             Kind::Request(_) if !self.is_ours(head, bytes) => Err(Some(Status::NO_SESSION)),
             Kind::Request(Method::Send) if head.has_body() => Ok(()),
-            // A first SEND or a keep-alive: nothing in it but the wish for an answer.
+            // A first SEND or a keep-alive: it only asks for an answer.
             Kind::Request(Method::Send) => Err(Some(Status::OK)),
             Kind::Request(_) => Err(Some(Status::NOT_IMPLEMENTED)),
         }
@@ -316,7 +317,7 @@ impl Inbox {
         self.give_up(key, rejection, observe);
     }
 
-    /// Answers before the end of the frame; nothing is due then.
+    /// Answers before the end of the frame; then no answer is due at the end.
     fn refuse_now(&self, head: &Head, bytes: &[u8], status: Status, comment: Option<&str>) -> Content {
         self.answer(head, bytes, Some(status), comment);
         Content::Unwanted(None)
@@ -334,8 +335,8 @@ impl Inbox {
         }
     }
 
-    /// Through relays the words of a response are lost, for each hop has its own: a REPORT brings them to the sender. It goes
-    /// first, for the first failure that a sender hears of is the one that it tells.
+    /// Through relays a response loses its words, because each hop writes its own: a REPORT brings them to the sender.
+    /// The REPORT goes first, because a sender shows the first failure that it hears of.
     fn tell_why(&self, head: &Head, bytes: &[u8], rejection: &Rejection) {
         let back = head.from_path(bytes);
         if back.len() < 2 || head.failure_report() == FailureReport::No {

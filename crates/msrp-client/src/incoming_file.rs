@@ -1,9 +1,9 @@
-//! One message on its way in: where its bytes go, when it is complete, whether it is what was announced.
+//! One incoming message: where its bytes go, when it is complete, whether it matches its announcement.
 //!
-//! Invariants: bytes are stored at the offset their chunk claims (RFC 4975, 7.3.1), chunks may come in any order and
-//! overlap; the message is complete when its last chunk has ended and no byte is missing; the file gets its name only if
-//! size and hash are those announced. Numbers a peer claims are compared, never allocated from. It must not know frames
-//! beyond their heads.
+//! Invariants: bytes are stored at the offset that their chunk claims (RFC 4975, 7.3.1); chunks may come in any order
+//! and overlap; the message is complete when its last chunk has ended and no byte is missing; the file gets its name
+//! only if size and hash match the announced ones. A peer's numbers are compared, never allocated from. Must not know
+//! frames beyond their heads.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub enum Rejection {
         "it has {bytes} bytes or more, and {announced} were announced: its sender may have counted characters"
     )]
     TooLong {
-        /// Where the bytes that have come end.
+        /// Where the received bytes end.
         bytes: u64,
         /// Where they should.
         announced: u64,
@@ -50,7 +50,7 @@ pub enum Rejection {
     /// Its chunks arrive in more separate places than the receiver keeps track of.
     #[error("its chunks are scattered too widely")]
     Scattered,
-    /// The sender gave up.
+    /// The sender aborted it.
     #[error("the sender has aborted it")]
     Aborted,
     /// The connection ended first.
@@ -73,9 +73,9 @@ pub struct Arrival {
     pub offered_name: Option<String>,
     /// How many bytes arrived.
     pub bytes: u64,
-    /// The hash of what arrived, once all has.
+    /// The hash of the received bytes, once all have come.
     pub sha256: Option<Sha256Digest>,
-    /// Whether the sender had announced that hash.
+    /// Whether the sender announced that hash.
     pub hash_announced: bool,
     /// Where it is stored, or why it is not.
     pub stored: Result<PathBuf, Rejection>,
@@ -103,7 +103,7 @@ pub(super) struct IncomingFile {
     began: Instant,
 }
 
-/// Where the bytes are.
+/// Where the bytes go.
 #[derive(Debug)]
 enum Store {
     Disk(PartFile),
@@ -111,7 +111,7 @@ enum Store {
     Held(Vec<u8>),
 }
 
-/// What is to be stored, and where.
+/// What is stored, and where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wishes<'a> {
     pub(super) directory: &'a Path,
@@ -157,7 +157,7 @@ impl IncomingFile {
         })
     }
 
-    /// Where the bytes of a chunk with this range go, from 0; without one they follow what has come.
+    /// Where the bytes of a chunk with this range go, from 0. Without a range they follow the last ones.
     pub(super) fn offset_of(&self, range: Option<ByteRange>) -> u64 {
         range.map_or_else(|| self.ranges.end(), |range| range.start.saturating_sub(1))
     }
@@ -196,7 +196,7 @@ impl IncomingFile {
                 }
                 return Ok(());
             }
-            // Longer than anybody writes: it was a file after all.
+            // Longer than any chat line: it is a file after all.
             let held = std::mem::take(held);
             let mut part = PartFile::create(&self.directory)?;
             part.write(0, &held).await?;
@@ -208,12 +208,12 @@ impl IncomingFile {
         }
     }
 
-    /// Whether it is, as far as is known, no file.
+    /// Whether it is not a file, as far as is known.
     pub(super) const fn is_talk(&self) -> bool {
         matches!(self.store, Store::Held(_))
     }
 
-    /// What a complete message says that is no file; `None` if that is nothing for people.
+    /// The text of a complete message that is not a file; `None` if it holds nothing for people.
     pub(super) fn said(&self) -> Option<Said> {
         match &self.store {
             Store::Held(held) => talk::said(&self.kind, held),
@@ -221,7 +221,7 @@ impl IncomingFile {
         }
     }
 
-    /// A chunk of the bytes `start..end` has ended. Whether the message is complete now.
+    /// A chunk of the bytes `start..end` has ended. Returns whether the message is complete.
     pub(super) fn chunk_ended(&mut self, start: u64, end: u64, flag: Flag) -> Result<bool, Rejection> {
         self.ranges.insert(start, end).map_err(|_| Rejection::Scattered)?;
         match flag {
@@ -246,7 +246,7 @@ impl IncomingFile {
     /// Checks a complete message and gives it its name.
     pub(super) async fn finish(mut self) -> Arrival {
         let total = self.total.unwrap_or_default();
-        // What is held is shown, and never gets here.
+        // A held message is shown, and never gets here.
         let Store::Disk(mut part) = std::mem::replace(&mut self.store, Store::Held(Vec::new())) else {
             return self.reject(Rejection::Lost);
         };
@@ -278,7 +278,7 @@ impl IncomingFile {
 }
 
 impl Rejection {
-    /// For the peer: of this machine's disk only what the sender may want to know; paths stay here.
+    /// The words for the peer. They say only what the sender may know; paths stay on this machine.
     pub(super) fn words(&self) -> &'static str {
         match self {
             Self::Hash => "Not the announced hash",

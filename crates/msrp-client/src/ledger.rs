@@ -1,9 +1,9 @@
-//! What a sender is still owed for one message: responses to its chunks, and success REPORTs.
+//! What a sender still awaits for one message: responses to its chunks, and success REPORTs.
 //!
-//! Shared by the half that streams the message and the half that reads what comes back. Invariants: a transaction id is
-//! noted when its chunk begins, for errors may come before its end (RFC 4975, 7.1.4); responses to others are strays and
-//! change nothing; the first failure stands. Bounded: under Failure-Report `yes` by the sender's window, under `partial`
-//! (where success is silent) by forgetting the oldest. It must not know sockets.
+//! The half that streams the message and the half that reads the answers share it. Invariants: a transaction id is
+//! noted when its chunk begins, because errors may come before its end (RFC 4975, 7.1.4); a response with any other id
+//! is a stray and changes nothing; the first failure stays. Bounded: under Failure-Report `yes` by the sender's window,
+//! under `partial` (where success is silent) by forgetting the oldest. Must not know sockets.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use super::ranges::RangeSet;
 use msrp_proto::head::{ByteRange, FailureReport};
 use msrp_proto::status::Status;
 
-/// Under `partial`, how many of the latest chunks an error can still be matched with.
+/// Under `partial`, how many of the latest chunks can still be matched with an error.
 const SILENT_CHUNKS_MAX: usize = 1024;
 
 /// The state of one message on its way.
@@ -53,7 +53,7 @@ impl Ledger {
         inner.open.push_back((tid.to_owned(), byte));
     }
 
-    /// A response came in. Whether it belonged to this message.
+    /// A response came in. Returns whether it belonged to this message.
     pub fn answered(&self, tid: &[u8], status: Status, comment: &str) -> bool {
         let mut inner = self.inner.borrow_mut();
         let Some(at) = inner.open.iter().position(|(open, _)| open.as_bytes() == tid) else {
@@ -71,14 +71,15 @@ impl Ledger {
         true
     }
 
-    /// A REPORT for this message came in; without a range it speaks of the whole message.
+    /// A REPORT for this message came in. Without a range it covers the whole message.
     pub fn reported(&self, status: Status, comment: &str, range: Option<ByteRange>) {
         let mut inner = self.inner.borrow_mut();
         if !status.is_success() {
             let comment = words(status, comment);
             inner.failure.get_or_insert(ClientError::Reported { status, comment });
         } else if let Some(ByteRange { start, end: Some(end), .. }) = range {
-            // A receiver that scatters its reports beyond the bound is not believed any further, so this waits for the time limit.
+            // If a receiver's reports have more gaps than the bound, the rest is ignored, and the sender waits for the
+            // time limit.
             let _ = inner.confirmed.insert(start.saturating_sub(1), end);
             inner.whole_confirmed |= end == 0;
         } else {
@@ -92,7 +93,7 @@ impl Ledger {
         self.inner.borrow().failure.is_some()
     }
 
-    /// What has gone wrong; the ledger then forgets it.
+    /// Takes the failure, if there is one.
     pub fn take_failure(&self) -> Option<ClientError> {
         self.inner.borrow_mut().failure.take()
     }
@@ -129,7 +130,7 @@ impl Ledger {
         }
     }
 
-    /// Whether success REPORTs speak of all `bytes` of the message.
+    /// Whether success REPORTs cover all `bytes` of the message.
     pub fn arrived(&self, bytes: u64) -> bool {
         let inner = self.inner.borrow();
         inner.whole_confirmed || (bytes > 0 && inner.confirmed.covers(bytes))

@@ -6,9 +6,9 @@
 //! [`authenticate_through`] that of a relay behind it (RFC 4976, 5.1); [`send_message`] and [`Inbox`] carry files with
 //! everything RFC 4975 asks around them: responses, success and failure reports, interrupted and re-assembled chunks.
 //!
-//! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; what is read
-//! of files is read on other threads. It must not know `relay`, `runtime` or `config`: a relay is tested with a client
-//! that shares no more with it than the grammar, and how certificates are judged.
+//! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; files are
+//! read on other threads. Must not know the relay's crates: the client that tests a relay shares only the grammar with
+//! it, and the check of certificates.
 
 mod answer;
 mod auth;
@@ -30,6 +30,7 @@ mod talk;
 mod target;
 mod tls;
 mod transport;
+mod websocket;
 
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
@@ -60,7 +61,7 @@ pub use engine::{EngineError, run_on_executor};
 /// Message-ID (71 bits; RFC 4975, 7.1 asks for 64), 22 a session id (130 bits; 14.1 asks for 80).
 ///
 /// # Panics
-/// If the kernel has no randomness to give, which Linux never says after boot.
+/// If the kernel has no randomness, which does not happen on Linux after boot.
 pub fn random_token(length: usize) -> String {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut token = String::with_capacity(length);

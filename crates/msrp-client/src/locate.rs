@@ -2,7 +2,7 @@
 //! section 5.1).
 //!
 //! Blocks: a tool asks before it starts its executor. Invariants: relays come in the order in which a client should try
-//! them, by priority; every question ends within the limit. It must not know what becomes of the answers.
+//! them, by priority; every question ends within the limit. Must not know what the answers are used for.
 
 use std::fmt;
 use std::io;
@@ -23,9 +23,9 @@ use msrp_proto::srv::{PORT_DEFAULT, SERVICE, order};
 pub struct Located {
     /// The name that was asked for.
     pub service: String,
-    /// Whether there are SRV records; otherwise the domain itself stands for its relay.
+    /// Whether there are SRV records; otherwise the domain name itself is its relay's.
     pub srv: bool,
-    /// The relays, the first to be tried first.
+    /// The relays, in the order to try them.
     pub relays: Vec<LocatedRelay>,
 }
 
@@ -55,16 +55,16 @@ impl Route {
     /// What to dial.
     #[must_use]
     pub fn target(&self) -> Target {
-        Target { host: self.address.to_string(), port: self.relay.port }
+        Target { host: self.address.to_string(), port: self.relay.port, web: None }
     }
 }
 
 impl Located {
-    /// All ways to all relays, in the order in which this client should try them: by priority; within it by chance, a
-    /// relay's chance being its weight (RFC 2782); for each relay its IPv4 addresses, then those of IPv6, each family
-    /// in an order of its own, so that clients spread over the addresses of one name as well.
+    /// All routes to all relays, in the order in which this client should try them: by priority; within one priority by
+    /// chance, in proportion to the weights (RFC 2782); for each relay its IPv4 addresses, then its IPv6 ones, each
+    /// family shuffled, so that clients also spread over the addresses of one name.
     ///
-    /// `draw` gives a number below its argument, which is never 0, each as likely as the others.
+    /// `draw` gives a number below its argument, which is never 0, each with the same chance.
     #[must_use]
     pub fn routes(&self, mut draw: impl FnMut(u32) -> u32) -> Vec<Route> {
         let records = self.relays.iter().map(|relay| (relay.priority, relay.weight, relay)).collect();
@@ -101,7 +101,7 @@ pub enum NoAddress {
 /// Asks the system's name servers, or `server` alone.
 ///
 /// # Errors
-/// If the SRV question cannot be answered, with yes or no, or the domain says that it has no relay.
+/// If the SRV question gets no answer, or the domain says that it has no relay.
 pub fn locate(domain: &str, server: Option<SocketAddr>, limit: Duration) -> Result<Located, ClientError> {
     let failed = |reason: &dyn fmt::Display| ClientError::Resolve {
         host: domain.to_owned(),
@@ -123,11 +123,11 @@ pub fn locate(domain: &str, server: Option<SocketAddr>, limit: Duration) -> Resu
         };
         let srv = !relays.is_empty();
         if relays.iter().any(|relay| relay.target.host.is_empty()) {
-            // RFC 2782: a target of "." says that the service is decidedly not there.
+            // RFC 2782: a target of "." says that the service does not exist.
             return Err(failed(&format_args!("{} says that there is no relay", plain(&service))));
         }
         if !srv {
-            let target = Target { host: plain(&domain), port: PORT_DEFAULT };
+            let target = Target { host: plain(&domain), port: PORT_DEFAULT, web: None };
             relays.push(LocatedRelay { priority: 0, weight: 0, target, addresses: Err(NoAddress::None) });
         }
         relays.sort_by_key(|relay| (relay.priority, std::cmp::Reverse(relay.weight)));
@@ -157,7 +157,7 @@ fn resolver(server: Option<SocketAddr>, limit: Duration) -> Result<TokioResolver
     builder.build()
 }
 
-/// One question, its time-out and its "no" told apart.
+/// One question; tells its time-out from its "no".
 async fn within<T>(
     limit: Duration,
     question: impl Future<Output = Result<T, NetError>>,
@@ -172,7 +172,7 @@ async fn within<T>(
 
 fn relay(data: &RData) -> Option<LocatedRelay> {
     let RData::SRV(srv) = data else { return None };
-    let target = Target { host: plain(&srv.target), port: srv.port };
+    let target = Target { host: plain(&srv.target), port: srv.port, web: None };
     Some(LocatedRelay { priority: srv.priority, weight: srv.weight, target, addresses: Err(NoAddress::None) })
 }
 
@@ -205,7 +205,7 @@ mod tests {
 
     fn relay(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> LocatedRelay {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let target = Target { host: name.to_owned(), port: 2855 };
+        let target = Target { host: name.to_owned(), port: 2855, web: None };
         LocatedRelay { priority, weight, target, addresses: Ok(addresses) }
     }
 

@@ -1,9 +1,9 @@
-//! A message on its way out, as one interruptible chunk or many (RFC 4975, 5.1, 7.1 and 7.1.1).
+//! An outgoing message, as one interruptible chunk or many (RFC 4975, 5.1, 7.1 and 7.1.1).
 //!
 //! Invariants: Byte-Ranges are gapless; a chunk of more than 2048 bytes is open-ended and is cut when a response or a
-//! REPORT waits; the end-line of a chunk never occurs in its body, for the body is searched while it is sent and the
-//! chunk is cut inside the look-alike; at most [`MessageSpec::window`] chunks wait for an answer. The message is never
-//! held: what is handed to [`MessageStream::write`] goes to the transport at once.
+//! REPORT waits; the end-line of a chunk never occurs in its body, because the body is searched while it is sent and
+//! the chunk is cut inside the look-alike; at most [`MessageSpec::window`] chunks await an answer. The message is never
+//! held: bytes given to [`MessageStream::write`] go to the transport at once.
 
 use std::rc::Rc;
 
@@ -25,7 +25,7 @@ const TID_LENGTH: usize = 12;
 /// Every end-line begins with seven of these.
 const END_LINE_HYPHENS: usize = 7;
 
-/// What is said about a message in the head of each of its chunks.
+/// What the head of each of a message's chunks says.
 #[derive(Clone, Debug)]
 pub struct MessageSpec {
     /// The value of To-Path: our relays, then the peer's path.
@@ -102,7 +102,7 @@ impl MessageSpec {
     }
 }
 
-/// A message being sent. Dropping it in the middle leaves an open frame: only closing the connection is possible then.
+/// A message being sent. Dropping it in the middle leaves an open frame: then the connection can only be closed.
 #[derive(Debug)]
 pub struct MessageStream<'a> {
     outgoing: &'a mut Outgoing,
@@ -140,7 +140,8 @@ impl<'a> MessageStream<'a> {
     /// Sends the next bytes of the message.
     ///
     /// # Errors
-    /// Failures of the connection, and whatever came back for this message meanwhile: it is then ended with `#`.
+    /// Failures of the connection, and any failure of this message that came back meanwhile: the message is then ended
+    /// with `#`.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
         while !bytes.is_empty() {
             self.make_way().await?;
@@ -177,7 +178,7 @@ impl<'a> MessageStream<'a> {
         Ok((self.sent, self.chunks))
     }
 
-    /// Gives the message up: the open chunk ends with `#`.
+    /// Aborts the message: the open chunk ends with `#`.
     ///
     /// # Errors
     /// [`ClientError::Io`].
@@ -209,7 +210,7 @@ impl<'a> MessageStream<'a> {
         Err(failure)
     }
 
-    /// Begins a chunk if none is open; how many bytes it has room for.
+    /// Begins a chunk if none is open. Returns how many bytes it has room for.
     async fn open_chunk(&mut self) -> Result<u64, ClientError> {
         if let Some(chunk) = &self.chunk {
             return Ok(self
@@ -228,7 +229,7 @@ impl<'a> MessageStream<'a> {
         Ok(self.spec.chunk_bytes.unwrap_or(u64::MAX))
     }
 
-    /// Waits for answers where too many are missing; everything written so far must be on its way before.
+    /// Waits for answers if too many are missing. Flushes everything written so far first.
     async fn await_window(&mut self) -> Result<(), ClientError> {
         let ledger = Rc::clone(&self.ledger);
         let free = futures_lite::future::poll_once(ledger.window(self.spec.window)).await;
@@ -240,7 +241,7 @@ impl<'a> MessageStream<'a> {
             };
             let served = async { self.outgoing.serve().await.map(|never| match never {}) };
             futures_lite::future::or(answered, served).await?;
-            // The wait may have been over in the middle of an urgent frame.
+            // The wait may have ended in the middle of an urgent frame.
             self.outgoing.send_urgent().await?;
         }
         self.stop_on_failure().await
@@ -256,7 +257,7 @@ impl<'a> MessageStream<'a> {
     }
 }
 
-/// Watches a body for the end-line of the chunk that carries it, also across the seams of the pieces it is written in.
+/// Searches a body for the end-line of its own chunk, also across the parts it is written in.
 #[derive(Debug)]
 struct EndLineGuard {
     finder: memmem::Finder<'static>,
@@ -273,16 +274,16 @@ impl EndLineGuard {
         }
     }
 
-    /// `None` if all of `piece` may follow in this chunk, else how many bytes of it: then the chunk has to be cut.
+    /// `None` if all of `piece` may follow in this chunk. Otherwise how many bytes may: then the chunk has to be cut.
     ///
-    /// Stricter than the grammar, which would want CRLF before and a flag behind: no receiver can then be led astray.
+    /// Stricter than the grammar, which wants CRLF before and a flag after it: so it can mislead no receiver.
     fn safe_prefix(&mut self, piece: &[u8]) -> Option<usize> {
         let keep = self.finder.needle().len() - 1;
         let seam = piece.get(..keep.min(piece.len())).unwrap_or_default();
         let before = self.tail.len();
         self.tail.extend_from_slice(seam);
         if self.finder.find(&self.tail).is_some() {
-            // It began in what has been sent: the bytes sent so far are only a part of it.
+            // It began in bytes that are already sent: they are only a part of it.
             self.tail.truncate(before);
             return Some(0);
         }
@@ -335,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// Bodies made of nothing but fragments of the end-line, written in all manners of pieces.
+        /// Bodies made only of fragments of the end-line, written in parts of all sizes.
         #[test]
         fn no_chunk_holds_its_own_end_line(
             parts in prop::collection::vec(prop::sample::select(vec!["-", "--", "-------", "\r\n", TID, "-------d4f8aQ2z", "$", "x", "d4f8"]), 0..40),

@@ -1,8 +1,9 @@
-//! A session that is open while there is nothing to send yet: SENDs without a body (RFC 4975, 5.4).
+//! Keeps a session open while there is nothing to send yet: SENDs without a body (RFC 4975, 5.4).
 //!
-//! The first one binds the session at the other side, at once; the others keep it, and whoever waits there, from giving up.
-//! Invariants: at most [`UNANSWERED_MAX`] of them wait for an answer; what the peer asks meanwhile is answered; an answer that
-//! says that there is no such session ends the wait, one that dislikes the empty SEND alone does not.
+//! The first one binds the session at the other side, at once. The others keep it open, and keep a waiting receiver
+//! from giving up. Invariants: at most [`UNANSWERED_MAX`] of them await an answer; requests from the peer are answered
+//! meanwhile; an answer that says that there is no such session ends the wait, and one that only dislikes the empty
+//! SEND does not.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,9 +22,9 @@ use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 use msrp_proto::write::FrameWriter;
 
-/// Receivers that give up after some seconds of silence must not.
+/// Keeps receivers from giving up that do so after some seconds of silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Of a peer that does not answer no more is asked.
+/// A peer that does not answer gets no more of them.
 const UNANSWERED_MAX: usize = 4;
 /// SENDs that are remembered: a relay has answered them, and may report later that the next hop did not take them.
 const REMEMBERED_MAX: usize = 16;
@@ -81,7 +82,7 @@ pub async fn open_session<T>(
         Err(ClientError::stalled(opening.idle_limit))
     };
     let done = or(reading, or(serving, or(working, or(pinging, stalled)))).await?;
-    // The work may have been over in the middle of an urgent frame.
+    // The work may have ended in the middle of an urgent frame.
     endpoint.outgoing.send_urgent().await?;
     Ok(done)
 }
@@ -144,12 +145,12 @@ impl Pings<'_> {
     }
 }
 
-/// Whether an answer is about the session, and not about a SEND that has no body.
+/// Whether an answer is about the session, and not about a SEND without a body.
 fn means_the_session(status: Status) -> bool {
     matches!(status.code(), 403 | 408 | 481 | 506)
 }
 
-/// Reads until something ends the session, which is always told as an error.
+/// Reads until something ends the session, which is always returned as an error.
 async fn read(incoming: &mut Incoming, pings: &Pings<'_>, urgent: &Urgent) -> ClientError {
     loop {
         match incoming.next().await {
@@ -180,7 +181,7 @@ fn note(head: &Head, bytes: &[u8], pings: &Pings<'_>, urgent: &Urgent) -> Result
                 .settle(status, &answer::report_comment(head, bytes), |ping| ping.message_id.as_bytes() == id)
         }
         Kind::Request(_) => {
-            // At once, for the work may be over before the end of the frame.
+            // At once, because the work may end before the frame does.
             if let Some(answer) = answer::of_a_sender(head, bytes) {
                 urgent.push(&answer);
             }

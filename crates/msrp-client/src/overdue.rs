@@ -1,8 +1,8 @@
-//! What should have ended by now, for a thread outside the executor to see.
+//! Shows a thread outside the executor what should have ended.
 //!
-//! Time limits are kept by timers of the executor. Should an executor not get on at all, its timers do not, either; so each
-//! limit is also noted here, where another thread can find that it is over. Invariant: a limit is noted for as long as a task
-//! waits for what it limits.
+//! Timers of the executor keep the time limits. If an executor does not run at all, its timers do not run either. So
+//! each limit is also noted here, where another thread can see that it is over. Invariant: a limit is noted for as long
+//! as a task waits for what it limits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

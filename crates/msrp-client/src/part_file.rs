@@ -1,10 +1,10 @@
-//! A file while it arrives: under a temporary name, written and hashed beside the network.
+//! A file while it arrives: under a temporary name, written and hashed while the network goes on.
 //!
-//! Invariants: the temporary file is a [`Unfinished`]: created anew, in the directory of the finished one, and
-//! removed when the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another, and is
-//! what was hashed; bytes reach
-//! the hash in the order of the file, or the file is read again at the end. Blocking calls run on the executor's blocking
-//! thread, one at a time, while the next buffer fills: at most two buffers of 256 KiB are held. It must not know MSRP.
+//! Invariants: the temporary file is a [`Unfinished`]: created anew, in the directory of the finished one, and removed
+//! when the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another, and its
+//! bytes are the hashed ones; bytes reach the hash in the order of the file, or the file is read again at the end.
+//! Blocking calls run on the executor's blocking thread, one at a time, while the next buffer fills: at most two
+//! buffers of 256 KiB are held. Must not know MSRP.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,9 +20,9 @@ use super::disposition::{Sha256Digest, numbered_name};
 use untrusted::files::{Directory, Unfinished};
 
 const BUFFER_BYTES: usize = 256 << 10;
-/// What the umask leaves of it, as with any file that a user makes.
+/// Less the umask, as for any file that a user makes.
 const MODE: u32 = 0o666;
-/// How many names are tried before the directory is believed to be full of them.
+/// How many names are tried before giving up.
 const NAMES_MAX: u32 = 10_000;
 
 /// The existing ones, for [`remove_all`].
@@ -32,12 +32,12 @@ fn existing() -> MutexGuard<'static, Vec<Weak<Unfinished>>> {
     EXISTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all temporary files of this process, and lets it make no more: it is about to end, from another thread than
-/// the one that receives.
+/// Removes all temporary files of this process, and lets it make no more: the process is about to end, from another
+/// thread than the one that receives.
 pub fn remove_all() {
     let existing = existing();
     existing.iter().filter_map(Weak::upgrade).for_each(|unfinished| unfinished.remove());
-    // A task that wants one more waits here for the end.
+    // A task that wants another file waits here until the process ends.
     std::mem::forget(existing);
 }
 
@@ -53,7 +53,7 @@ pub(super) struct PartFile {
     job: Option<Task<Written>>,
 }
 
-/// What comes back from the blocking thread: the buffer is to be used again.
+/// What the blocking thread returns. The buffer is used again.
 type Written = (Disk, Vec<u8>, io::Result<()>);
 
 /// What travels to the blocking thread and back.
@@ -118,7 +118,7 @@ impl PartFile {
         })
     }
 
-    /// Takes bytes that belong at this offset. They may reach the disk only with a later call.
+    /// Takes bytes for this offset. They may reach the disk only with a later call.
     pub(super) async fn write(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), ClientError> {
         if offset != self.offset + self.buffer.len() as u64 {
             self.submit().await?;
@@ -147,7 +147,7 @@ impl PartFile {
         digest.map_err(|source| self.failure(source))
     }
 
-    /// Gives the file its name, or the first free `name (n)` where that is taken. Never replaces anything.
+    /// Gives the file its name, or the first free `name (n)` if that is taken. Never replaces anything.
     pub(super) async fn publish(self, name: &str) -> Result<PathBuf, ClientError> {
         let (unfinished, name) = (Arc::clone(&self.unfinished), name.to_owned());
         let named = glommio::executor().spawn_blocking(move || take_free_name(&unfinished, &name)).await;
@@ -155,7 +155,7 @@ impl PartFile {
         Ok(self.directory.join(name))
     }
 
-    /// Hands the buffer to the blocking thread, once that is done with the one before.
+    /// Hands the buffer to the blocking thread, once that has finished the one before.
     async fn submit(&mut self) -> Result<(), ClientError> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -174,7 +174,7 @@ impl PartFile {
         Ok(())
     }
 
-    /// Waits for the blocking thread; its buffer, emptied, for the next bytes.
+    /// Waits for the blocking thread. Returns its buffer, emptied, for the next bytes.
     async fn settle(&mut self) -> Result<Vec<u8>, ClientError> {
         let Some(job) = self.job.take() else {
             return Ok(Vec::with_capacity(BUFFER_BYTES));

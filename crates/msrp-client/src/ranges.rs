@@ -1,10 +1,10 @@
-//! Which bytes of a message are here: a bounded set of half-open ranges.
+//! The bytes of a message that are here: a bounded set of half-open ranges.
 //!
-//! Owns the bookkeeping of Byte-Range (RFC 4975, 7.1.1 and 7.3.1) for both directions: a receiver notes what it has
-//! stored, a sender notes what success REPORTs have confirmed. Offsets count from 0 here; the wire counts from 1.
-//! Invariants: the ranges are sorted, non-empty, and neither overlap nor touch. It must not know files or frames.
+//! Keeps the books on Byte-Range (RFC 4975, 7.1.1 and 7.3.1) for both directions: a receiver notes the bytes it has
+//! stored, a sender those that success REPORTs have confirmed. Offsets count from 0 here; the wire counts from 1.
+//! Invariants: the ranges are sorted, non-empty, and neither overlap nor touch. Must not know files or frames.
 
-/// More islands than this and the peer is playing games: nobody sends a file in so many separate places.
+/// A peer with more islands than this is hostile: no client sends a file in so many separate places.
 const ISLANDS_MAX: usize = 4096;
 
 /// A set of bytes, kept as the fewest possible ranges.

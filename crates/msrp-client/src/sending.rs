@@ -1,10 +1,10 @@
-//! One message from its source to the last confirmation: streams, listens to what comes back, knows when to stop.
+//! One message from its source to the last confirmation: streams it, reads the answers, knows when to stop.
 //!
 //! Invariants: success means that every byte was sent and every answer and report asked for has come (RFC 4975, 5.3 and
-//! 7.1.4); nothing waits for ever, for a connection on which nothing moves in either direction for
-//! [`SendOptions::idle_limit`] is given up; a refusal or report of failure is told rather than the loss of the connection
-//! that may follow it. What the peer sends meanwhile is answered: a bodiless SEND (a first SEND or a keep-alive) with
-//! 200, content, which nobody here wants, with 413.
+//! 7.1.4); nothing waits for ever: a connection on which nothing moves in either direction for
+//! [`SendOptions::idle_limit`] is given up; a refusal or a failure REPORT is returned rather than the loss of the
+//! connection that may follow it. Requests from the peer are answered meanwhile: a SEND without a body (a first SEND or
+//! a keep-alive) with 200, content, which a sender does not want, with 413.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -22,11 +22,11 @@ use super::transport::within;
 use super::{ClientError, Stage};
 use msrp_proto::head::{Head, Kind, Method};
 
-/// How long an explanation (a REPORT, a response) is waited for once the connection takes no more bytes, and how long
-/// the `#` after a failure may take.
+/// How long to wait for an explanation (a REPORT, a response) once the connection takes no more bytes, and how long the
+/// `#` after a failure may take.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
-/// How a message is sent, beside what its [`MessageSpec`] says.
+/// How a message is sent, beyond what its [`MessageSpec`] says.
 #[derive(Clone, Copy, Debug)]
 pub struct SendOptions {
     /// Give up when nothing has moved in either direction for so long.
@@ -48,7 +48,7 @@ pub struct Delivery {
     pub elapsed: Duration,
 }
 
-/// Sends one message and waits for all that its spec asks for. `progress` is told the bytes sent so far.
+/// Sends one message and waits for all that its spec asks for. Calls `progress` with the bytes sent so far.
 ///
 /// # Errors
 /// Whatever ended the transfer. The message may have been cut in the middle: close the endpoint then.
@@ -78,7 +78,7 @@ pub async fn send_message(
     let turn = or(written, or(ended, or(failed, stalled))).await;
     let result = match turn {
         Turn::Written(Err(error @ ClientError::Io(_))) => {
-            // That the other side speaks TLS says more than that it has closed.
+            // "The other side speaks TLS" says more than "it has closed".
             let last = within(LAST_WORDS_LIMIT, Stage::Transferring, reading).await;
             Err(last.filter(speaks_tls).unwrap_or(error))
         }
@@ -97,7 +97,7 @@ pub async fn send_message(
     Ok(Delivery { bytes, chunks, answers, reported, elapsed: began.elapsed() })
 }
 
-/// Which of the things that go on at the same time was over first.
+/// Which of the concurrent things ended first.
 enum Turn {
     Written(Result<(u64, u64), ClientError>),
     Ended(ClientError),
@@ -146,7 +146,7 @@ async fn write_all(
     or(settled, served).await
 }
 
-/// Reads until the connection ends, which is always told as an error.
+/// Reads until the connection ends, which is always returned as an error.
 async fn read_all(
     incoming: &mut Incoming,
     ledger: &Ledger,
@@ -172,7 +172,7 @@ async fn read_all(
     }
 }
 
-/// Enters responses and REPORTs; for other requests, the answer that is due at their end.
+/// Notes responses and REPORTs. For other requests, returns the answer that is due at their end.
 fn note(head: &Head, bytes: &[u8], ledger: &Ledger, message_id: &[u8]) -> Option<Vec<u8>> {
     match head.kind() {
         Kind::Response(status) => {

@@ -1,8 +1,8 @@
 //! The bytes of a file or a pipe, read ahead on a thread of their own.
 //!
 //! Invariants: at most three buffers of 256 KiB are in use; a source of known length yields exactly that many bytes or
-//! an error. The thread ends with its input or when the [`Source`] is dropped, whichever it notices first; a thread that
-//! waits for a terminal or a pipe ends with the process. It must not know MSRP.
+//! an error. The thread ends with its input or when the [`Source`] is dropped, whichever it notices first; a thread
+//! that waits for a terminal or a pipe ends with the process. Must not know MSRP.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ impl Source {
 
     /// Gives a buffer back to be filled again.
     pub fn recycle(&self, piece: Vec<u8>) {
-        // A full queue means enough spare buffers: this one is simply freed.
+        // A full queue means that there are enough spare buffers: this one is freed.
         let _ = self.spare.try_send(piece);
     }
 }

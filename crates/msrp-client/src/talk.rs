@@ -1,18 +1,18 @@
-//! Messages that are not the file that is awaited: lines of chat, and notices that people never see as a message.
+//! Messages that are not the awaited file: lines of chat, and notices that people never see as a message.
 //!
-//! What a message is stands in its head alone. It is a file if its sender gives it a name or calls it an attachment, or if
-//! it is of no kind that chat clients send: so nothing is thrown away because it is unknown. Invariant: what is told of a
-//! message is no longer than [`TALK_BYTES_MAX`]; text that is longer is a file. Pure.
+//! The head alone says what a message is. It is a file if its sender names it or calls it an attachment, or if it is of
+//! no kind that chat clients send: so no unknown message is thrown away. Invariant: the shown text of a message is no
+//! longer than [`TALK_BYTES_MAX`]; longer text is a file. Pure.
 
 use super::disposition::Disposition;
 use msrp_proto::head::Head;
 
-/// The longest message that is shown instead of stored: as long as the longest line that is shown. Clients send files in
-/// whose head there is no name, so long text is taken for one of them.
+/// The longest message that is shown instead of stored: the longest line that is shown. Some clients send files without
+/// a name in their head, so long text counts as one of those.
 pub(super) const TALK_BYTES_MAX: usize = 8192;
 
-/// Kinds that are for programs: somebody types (RFC 3994), a message was delivered or read (RFC 5438), and the keep-alive
-/// of clients in browsers.
+/// Kinds for programs: "is typing" (RFC 3994), a message was delivered or read (RFC 5438), and the keep-alive of
+/// clients in browsers.
 const NOTICES: [&str; 3] = ["application/im-iscomposing+xml", "message/imdn+xml", "text/x-msrp-heartbeat"];
 /// A message with headers of its own around it (RFC 3862), as chat clients and conferences send it.
 const CPIM: &str = "message/cpim";
@@ -20,7 +20,7 @@ const CPIM: &str = "message/cpim";
 /// A line of chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// Who says so, as the message itself has it: foreign text, and no proof.
+    /// The author, as the message itself names it: foreign text, and no proof.
     pub from: Option<String>,
     /// The words: foreign text.
     pub text: String,
@@ -32,7 +32,7 @@ pub(super) fn media_type(value: &[u8]) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether the message is something else than a file.
+/// Whether the message is not a file.
 pub(super) fn is_talk(head: &Head, bytes: &[u8], announced: &Disposition) -> bool {
     let disposition = media_type(head.content_disposition(bytes).unwrap_or_default());
     if disposition == "attachment" || announced.filename.is_some() {
@@ -42,7 +42,7 @@ pub(super) fn is_talk(head: &Head, bytes: &[u8], announced: &Disposition) -> boo
     kind.starts_with("text/") || kind == CPIM || NOTICES.contains(&kind.as_str())
 }
 
-/// What a whole message says; `None` if that is nothing for people.
+/// The text of a whole message; `None` if it holds nothing for people.
 pub(super) fn said(kind: &str, body: &[u8]) -> Option<Said> {
     let body = String::from_utf8_lossy(body);
     if kind != CPIM {
@@ -66,7 +66,7 @@ fn words(kind: &str, content: &str) -> Option<String> {
     }
 }
 
-/// The lines in front of the first empty one, and what is behind it.
+/// The lines before the first empty one, and the text after it.
 fn split_headers(text: &str) -> (&str, &str) {
     let ends = [text.find("\r\n\r\n").map(|at| (at, 4)), text.find("\n\n").map(|at| (at, 2))];
     match ends.into_iter().flatten().min() {

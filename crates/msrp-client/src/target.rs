@@ -5,20 +5,39 @@ use std::str::FromStr;
 
 /// The port RFC 4975 recommends.
 const PORT_DEFAULT: u16 = 2855;
+/// That of web servers.
+const WEB_PORT_DEFAULT: u16 = 443;
 
-/// A host and port to dial, as the user writes them: `host`, `host:port`, `192.0.2.1:2855`, `[2001:db8::1]:2855`.
+/// A host and port to dial, as the user writes them: `host`, `host:port`, `192.0.2.1:2855`, `[2001:db8::1]:2855`; or
+/// `wss://host:port/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// A name or an address without brackets.
     pub host: String,
     /// The port; 2855 where none was given.
     pub port: u16,
+    /// The path at which it speaks WebSocket (RFC 7977); `None`: it speaks MSRP as it is.
+    pub web: Option<String>,
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("ws://") {
+            return Err("write wss://; for a relay without TLS add --plain".to_owned());
+        }
+        let (text, web) = match text.strip_prefix("wss://") {
+            None => (text, None),
+            Some(rest) => {
+                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let path = if path.is_empty() { "/" } else { path };
+                if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+                    return Err("the path has characters that must be escaped".to_owned());
+                }
+                (authority, Some(path.to_owned()))
+            }
+        };
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, rest) = bracketed.split_once(']').ok_or("the `]` is missing")?;
@@ -41,12 +60,14 @@ impl FromStr for Target {
         }
         let port = match port {
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?,
+            None if web.is_some() => WEB_PORT_DEFAULT,
             None => PORT_DEFAULT,
         };
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, web })
     }
 }
 
+/// Host and port.
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -77,6 +98,18 @@ mod tests {
     }
 
     #[test]
+    fn web_addresses_have_a_path_and_the_port_of_the_web() {
+        for (text, host, port, path) in [
+            ("wss://relay.example", "relay.example", 443, "/"),
+            ("wss://relay.example:8443/msrp", "relay.example", 8443, "/msrp"),
+            ("wss://[::1]/", "::1", 443, "/"),
+        ] {
+            let target: Target = text.parse().unwrap();
+            assert_eq!((target.host.as_str(), target.port, target.web.as_deref()), (host, port, Some(path)));
+        }
+    }
+
+    #[test]
     fn nonsense_is_no_target() {
         for text in [
             "",
@@ -89,6 +122,9 @@ mod tests {
             "[::1]x",
             "a b:1",
             "msrps://x:1",
+            "ws://x",
+            "wss://",
+            "wss://x:1/a b",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");
         }

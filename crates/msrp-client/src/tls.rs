@@ -1,7 +1,8 @@
-//! TLS settings of a client (RFC 4976, 9.2; RFC 4975, 14.2): whom it trusts, and who it is when it listens.
+//! TLS settings of a client (RFC 4976, 9.2; RFC 4975, 14.2): which peers it trusts, and its own identity when it
+//! listens.
 //!
-//! Invariants: versions 1.3 and 1.2 with AEAD suites only (all that rustls has); the name sent as SNI is the name the
-//! certificate is checked against; without trust the peer must still hold the key of the certificate it shows.
+//! Invariants: versions 1.3 and 1.2 with AEAD suites only (all that rustls has); the certificate is checked for the
+//! name that is sent as SNI; without trust the peer must still hold the key of the certificate it shows.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,14 +26,14 @@ use super::ClientError;
 use msrp_tls::trust::{Authorities, TlsFault};
 use untrusted::text;
 
-/// Whom a TLS client believes.
+/// Which peers a TLS client trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// The system's certificate authorities.
     System,
     /// The certificates of a PEM file: authorities, or self-signed certificates themselves.
     File(PathBuf),
-    /// Anybody: the connection is encrypted, but who is at the other end is not known.
+    /// Any peer: the connection is encrypted, but the peer is unknown.
     Anybody,
 }
 
@@ -41,8 +42,8 @@ pub enum Trust {
 pub enum Offer {
     /// All that is safe; sessions may be resumed.
     Everything,
-    /// TLS 1.3 with this suite and X25519, and a full handshake each time: what is measured against each other must have
-    /// agreed on the same.
+    /// TLS 1.3 with this suite and X25519, and a full handshake each time: measurements compare only if they agreed on
+    /// the same.
     Only(Suite),
 }
 
@@ -66,7 +67,7 @@ pub enum Security {
     Tls {
         /// Versions, suites and trust.
         config: Arc<ClientConfig>,
-        /// The name to ask for and to check, where it differs from the host that is dialled.
+        /// The name to ask for and to check, if it is not the dialled host.
         name: Option<ServerName<'static>>,
     },
 }
@@ -89,7 +90,7 @@ impl Security {
         Ok(Self::Tls { config: client_config(offer, trust)?, name })
     }
 
-    /// TLS of one version that believes anybody: to see what a server shows and speaks.
+    /// TLS of one version that trusts any peer: to see what a server shows and speaks.
     ///
     /// # Errors
     /// Names that are no names.
@@ -169,8 +170,8 @@ fn provider(offer: Offer) -> Arc<CryptoProvider> {
         }];
         provider.kx_groups = vec![kx_group::X25519];
     }
-    // The first random bytes cost aws-lc some 30 ms of gathering entropy: better here than inside a handshake that
-    // somebody times. Should it fail, the handshake will say so.
+    // aws-lc spends some 30 ms on gathering entropy before the first random bytes: better here than inside a timed
+    // handshake. If it fails, the handshake reports it.
     let _ = provider.secure_random.fill(&mut [0; 1]);
     Arc::new(provider)
 }
@@ -253,7 +254,7 @@ fn client_config_of(
 fn system_authorities(provider: &CryptoProvider) -> Result<Authorities, ClientError> {
     let mut authorities = Authorities::none(provider.signature_verification_algorithms);
     for certificate in rustls_native_certs::load_native_certs().certs {
-        // Among a system's there may be some that cannot be read.
+        // The system's authorities may include unreadable ones.
         let _ = authorities.add_authority(&certificate);
     }
     if authorities.is_empty() {
@@ -314,7 +315,7 @@ mod tests {
     use super::*;
     use testkit_certs as made;
 
-    /// What comes of a handshake with a server that shows this, where the certificates of a file are trusted.
+    /// The result of a handshake with a server that shows this chain, if the certificates of a file are trusted.
     fn shaken(
         trusted: &CertificateDer<'_>,
         shown: &made::Shown,

@@ -1,7 +1,7 @@
 //! A byte stream to the peer: TCP, or TLS over it (RFC 4976, 9.2; RFC 4975, 14.2).
 //!
-//! Owns dialling, listening, the handshake and how a connection is closed without losing its tail. Invariants:
-//! TCP_NODELAY is always set; every step has a time limit. It must not know MSRP.
+//! Owns dialling, listening, the handshake and closing a connection without losing its last bytes. Invariants:
+//! TCP_NODELAY is always set; every step has a time limit. Must not know MSRP.
 
 use std::future::Future;
 use std::io;
@@ -19,12 +19,13 @@ use glommio::net::{TcpListener, TcpStream};
 
 use super::overdue::Due;
 use super::tls::{ListenSecurity, Security, server_name};
+use super::websocket::WebSocket;
 use super::{ClientError, Stage, Target};
 
-/// rustls asks for 4 KiB at a time; one read this large from the socket feeds many of those.
+/// rustls asks for 4 KiB at a time; one read of this size from the socket serves many of those.
 const SOCKET_BUFFER_BYTES: usize = 128 << 10;
 
-/// What a TLS connection turned out to be.
+/// What the TLS handshake agreed on.
 #[derive(Clone, Debug)]
 pub struct TlsFacts {
     /// `TLSv1.3` or `TLSv1.2`.
@@ -43,6 +44,8 @@ pub struct TlsFacts {
 #[derive(Debug)]
 pub struct Transport {
     stream: Stream,
+    /// Where it is one.
+    websocket: Option<Box<WebSocket>>,
     local: SocketAddr,
     peer: SocketAddr,
 }
@@ -71,7 +74,22 @@ impl Transport {
                 Stream::Tls(Box::new(TlsStream::Client(tls)))
             }
         };
-        Ok(Self { stream, local, peer })
+        let mut transport = Self { stream, websocket: None, local, peer };
+        if let Some(path) = &target.web {
+            let at = target.to_string();
+            let upgrade = WebSocket::upgrade(&mut transport.stream, &at, path);
+            let upgraded = within(limit, Stage::Connecting, upgrade).await;
+            let upgraded = upgraded.unwrap_or_else(|| Err(timed_out(limit)));
+            let upgraded = upgraded.and_then(|upgraded| upgraded.map_err(io::Error::other));
+            let failed = |source| ClientError::Upgrade { relay: at, source };
+            transport.websocket = Some(Box::new(upgraded.map_err(failed)?));
+        }
+        Ok(transport)
+    }
+
+    /// Whether it carries messages of WebSocket.
+    pub const fn is_websocket(&self) -> bool {
+        self.websocket.is_some()
     }
 
     /// Our address on this connection.
@@ -119,40 +137,80 @@ impl Transport {
 
 impl AsyncRead for Transport {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
-            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_read(context, buffer),
+        let Self { stream, websocket, .. } = self.get_mut();
+        match websocket {
+            Some(websocket) => websocket.poll_read(stream, context, buffer),
+            None => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
 
 impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, websocket, .. } = self.get_mut();
+        match websocket {
+            Some(websocket) => websocket.poll_write(stream, context, bytes),
+            None => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, websocket, .. } = self.get_mut();
+        match websocket {
+            Some(websocket) => websocket.poll_flush(stream, context),
+            None => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, websocket, .. } = self.get_mut();
+        match websocket {
+            Some(websocket) => websocket.poll_close(stream, context),
+            None => Pin::new(stream).poll_close(context),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
-            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(context, bytes),
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_flush(context),
-            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(context),
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(context),
         }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_close(context),
-            Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_close(context),
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_close(context),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_close(context),
         }
     }
 }
@@ -188,7 +246,7 @@ impl Listener {
         matches!(self.security, ListenSecurity::Tls(_))
     }
 
-    /// The next connection, hands shaken within the limit.
+    /// The next connection, after a handshake within the limit.
     ///
     /// # Errors
     /// A failed handshake ends that connection only: accept again.
@@ -205,11 +263,11 @@ impl Listener {
                 Stream::Tls(Box::new(TlsStream::Server(tls)))
             }
         };
-        Ok(Transport { stream, local, peer })
+        Ok(Transport { stream, websocket: None, local, peer })
     }
 }
 
-/// The value, or `None` once the time is up, which is noted for others to see: the step belongs to this stage.
+/// The value, or `None` once the time is up. The limit is noted for other threads, as of this stage.
 pub(super) async fn within<T>(limit: Duration, stage: Stage, future: impl Future<Output = T>) -> Option<T> {
     let _due = Due::within(limit, stage);
     let value = async { Some(future.await) };

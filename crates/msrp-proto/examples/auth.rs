@@ -12,7 +12,7 @@ const RELAY: &str = "msrps://relay.example.com:2855;tcp";
 const CLIENT: &str = "msrps://alice.example.com:49152/98cjs;tcp";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // What stands in the 401's WWW-Authenticate header.
+    // The value of the 401's WWW-Authenticate header.
     let header = br#"Digest realm="example.com", nonce="dcd98b7102dd2f0e", algorithm=MD5, qop="auth""#;
     let challenge = Challenge::parse(header)?;
     let ha1 = Ha1::new(challenge.algorithm, "alice", &challenge.realm, "open sesame");

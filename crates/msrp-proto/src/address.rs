@@ -1,15 +1,15 @@
 //! Addresses in the one form in which they are compared.
 //!
-//! An IPv4 address can be written as an IPv6 address, and a socket for IPv6 may show an IPv4 peer so. Both spellings
-//! reach the same host, so a comparison that knows only one of them is wrong: the relay would dial itself, a rule of the
-//! operator would not hold, one host would have the share of two.
+//! An IPv4 address can be written as an IPv6 address, and a socket for IPv6 may show an IPv4 peer that way. Both
+//! spellings reach the same host. A comparison that knows only one of them is wrong: the relay would dial itself, an
+//! operator's rule would not hold, or one host would get the share of two.
 //!
-//! Invariant: every address goes through [`canonical`], or a function here that does, where it enters: accepted,
-//! resolved, read in a URI, in the config, or from another process of this relay. What is compared later needs no care.
+//! Invariant: every address goes through [`canonical`], or a function here that calls it, where it enters: accepted,
+//! resolved, read in a URI, in the config, or from another process of this relay. Later comparisons need no care.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// An IPv4 address if it is one in IPv6 clothing (`::ffff:192.0.2.1`); any other as it is.
+/// The IPv4 address in an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`); any other address as it is.
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
@@ -27,8 +27,8 @@ pub fn canonical_socket(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Reads an address literal, without brackets; `None` if it is none. One with a zone is none: a zone has a meaning only
-/// on the host that wrote it.
+/// Reads an address literal without brackets. `None` if it is not one. An address with a zone is not one: a zone has a
+/// meaning only on the host that wrote it.
 #[must_use]
 pub fn parse(literal: &str) -> Option<IpAddr> {
     literal.parse().ok().map(canonical)
@@ -40,9 +40,9 @@ pub fn parse_socket(text: &str) -> Option<SocketAddr> {
     text.parse().ok().map(canonical_socket)
 }
 
-/// The IPv4 addresses that packets for an IPv6 address may reach, where a translator or a tunnel is in the way: NAT64
-/// (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380: its server and the client behind it), and the forms that are no
-/// longer in use: IPv4-compatible (RFC 4291, 2.5.5.1) and IPv4-translated (RFC 2765).
+/// The IPv4 addresses that packets for an IPv6 address may reach through a translator or a tunnel: NAT64 (RFC 6052),
+/// 6to4 (RFC 3056), Teredo (RFC 4380: its server and the client behind it), and two deprecated forms: IPv4-compatible
+/// (RFC 4291, 2.5.5.1) and IPv4-translated (RFC 2765).
 pub fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     let found = match address.segments() {

@@ -7,6 +7,7 @@
 mod algorithm;
 mod hash;
 mod parameters;
+mod timed;
 
 use core::fmt;
 use std::borrow::Cow;
@@ -19,28 +20,29 @@ pub use hash::Hex;
 use hash::{Hash, decode_hex, digits, hex_digit};
 pub use parameters::AuthorizationError;
 use parameters::{Parameters, Quoted};
+pub use timed::{TimedName, TimedNames};
 
 /// The value of an Authorization header, unescaped: received ([`Authorization::parse`]) or to be sent
 /// ([`Challenge::answer`]).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorization<'a> {
-    /// Who it is.
+    /// The user name.
     pub username: Cow<'a, str>,
-    /// Where the name is known.
+    /// The realm that knows the name.
     pub realm: Cow<'a, str>,
     /// The challenge's nonce.
     pub nonce: Cow<'a, str>,
-    /// The digest, in hexadecimal if the peer is sane.
+    /// The digest; hexadecimal if the peer is correct.
     pub response: Cow<'a, str>,
     /// The client's own nonce.
     pub cnonce: Cow<'a, str>,
     /// How many times this nonce has been used, counted from 1.
     pub nc: u32,
-    /// The challenge's opaque. Always sent by us, not demanded back.
+    /// The challenge's opaque. We always send it, and do not demand it back.
     pub opaque: Option<Cow<'a, str>>,
     /// The hash; MD5 where it was not named.
     pub algorithm: Algorithm,
-    /// The eight digits of `nc` as sent, for they are hashed.
+    /// The eight digits of `nc` as sent, because the digest covers them.
     nc_digits: [u8; 8],
 }
 
@@ -67,7 +69,7 @@ impl<'a> Authorization<'a> {
         Ok(Self { username, realm, nonce, response, cnonce, nc, opaque, algorithm, nc_digits })
     }
 
-    /// The same, its texts its own.
+    /// The same, with texts of its own.
     #[must_use]
     pub fn into_owned(self) -> Authorization<'static> {
         let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
@@ -84,7 +86,7 @@ impl<'a> Authorization<'a> {
         }
     }
 
-    /// The digest the server owes in return, `rspauth`: H(HA1:nonce:nc:cnonce:auth:H(":" uri)).
+    /// The digest that the server returns as `rspauth`: H(HA1:nonce:nc:cnonce:auth:H(":" uri)).
     #[must_use]
     pub fn rspauth(&self, ha1: &Ha1, uri: &[u8]) -> Hex {
         self.digest(ha1, "", uri).to_hex()
@@ -139,7 +141,7 @@ impl fmt::Debug for Authorization<'_> {
 #[derive(Clone)]
 pub struct Ha1 {
     hash: Hash,
-    /// A dummy never verifies anything, though somebody knows its value.
+    /// False for a dummy, which never verifies anything, although its value is public.
     real: bool,
 }
 
@@ -164,13 +166,13 @@ impl Ha1 {
         Some(Self { hash, real: true })
     }
 
-    /// In hexadecimal, as [`Self::from_hex`] takes it: to be stored, never to be shown.
+    /// In hexadecimal, as [`Self::from_hex`] takes it: for storage, never for display.
     #[must_use]
     pub fn to_hex(&self) -> Hex {
         self.hash.to_hex()
     }
 
-    /// For a user nobody knows: costs [`check`] the same work and never passes it.
+    /// For an unknown user: [`check`] does the same work on it and never accepts it.
     #[must_use]
     pub fn dummy(algorithm: Algorithm) -> Self {
         let hash = match algorithm {
@@ -196,7 +198,7 @@ impl fmt::Debug for Ha1 {
     }
 }
 
-/// Proof that somebody knows a user's password. Only [`check`] makes one.
+/// Proof that a client knows a user's password. Only [`check`] makes one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified {
     username: String,
@@ -215,11 +217,16 @@ impl Verified {
     pub fn realm(&self) -> &str {
         &self.realm
     }
+
+    /// The same proof, of the user that the name means: a timed one says more than that.
+    #[must_use]
+    pub fn of_user(self, names: TimedNames) -> Self {
+        Self { username: names.user_of(&self.username).to_owned(), realm: self.realm }
+    }
 }
 
-/// Whether `authorization` proves knowledge of `ha1`. `uri` is the rightmost To-Path URI exactly as sent, `method`
-/// the request's. The digest is computed and compared in the same time whether it is right, wrong, or `ha1` is a
-/// dummy.
+/// Whether `authorization` proves knowledge of `ha1`. `uri` is the rightmost To-Path URI exactly as sent, `method` the
+/// request's. Computing and comparing the digest takes the same time for a right digest, a wrong one, and a dummy.
 #[must_use]
 pub fn check(authorization: &Authorization<'_>, ha1: &Ha1, method: &str, uri: &[u8]) -> Option<Verified> {
     if authorization.algorithm != ha1.algorithm() {
@@ -235,7 +242,7 @@ pub fn check(authorization: &Authorization<'_>, ha1: &Ha1, method: &str, uri: &[
     })
 }
 
-/// An AUTH's credentials, for whoever looks for what proves them. What is decided by them is for [`check`] to say.
+/// An AUTH's credentials, for a search for the HA1 that proves them. Only [`check`] decides.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     authorization: Authorization<'static>,
@@ -255,7 +262,7 @@ impl Attempt {
         &self.authorization.username
     }
 
-    /// The realm of the challenge.
+    /// The realm in the challenge.
     #[must_use]
     pub fn realm(&self) -> &str {
         &self.authorization.realm
@@ -277,7 +284,7 @@ impl Attempt {
 /// The value of a WWW-Authenticate header: to be sent (its `Display`) or received. `qop` is always `auth`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Challenge<'a> {
-    /// Where the user's name is known.
+    /// The realm that knows the user's name.
     pub realm: Cow<'a, str>,
     /// The server's nonce.
     pub nonce: Cow<'a, str>,
@@ -285,7 +292,7 @@ pub struct Challenge<'a> {
     pub opaque: Option<Cow<'a, str>>,
     /// The hash.
     pub algorithm: Algorithm,
-    /// The digest was right, the nonce merely old.
+    /// The digest was right, and only the nonce is too old.
     pub stale: bool,
 }
 
@@ -494,7 +501,7 @@ mod tests {
         assert!(check(&Authorization::parse(text.as_bytes()).unwrap(), &ha1, "GET", URI).is_some());
     }
 
-    // The dummy's value is known to everybody who reads this file.
+    // Every reader of this file knows the dummy's value.
     #[test]
     fn a_dummy_never_verifies_even_the_right_digest() {
         for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
@@ -536,7 +543,7 @@ mod tests {
         for text in [
             // Everything quoted.
             "Digest username=\"u\", realm=\"r\", nonce=\"n\", response=\"x\", qop=\"auth\", nc=\"0000000a\", cnonce=\"c\", algorithm=\"MD5\", opaque=\"o\"",
-            // Nothing quoted, no space behind commas.
+            // Nothing quoted, no space after commas.
             "Digest username=u,realm=r,nonce=n,response=x,qop=auth,nc=0000000a,cnonce=c,algorithm=MD5,opaque=o",
             // White space, upper case, unknown parameters, empty elements.
             "dIGEST \t USERNAME = \"u\" ,\trealm=\"r\",, nonce=n , uri=msrps://h:1;tcp, response=x, qop=AUTH, nc=0000000A, x=\"a,b=\\\"c\", cnonce=\"c\", Algorithm=md5, opaque=\"o\",",

@@ -1,10 +1,9 @@
-//! What was learnt of the head of a frame: its start line and headers (RFC 4975 §9, RFC 4976 §9).
+//! What the parser learnt of a frame's head: its start line and headers (RFC 4975 §9, RFC 4976 §9).
 //!
-//! A [`Head`] is plain data without a lifetime: offsets into the bytes it was parsed from, which the caller
-//! keeps beside it, so both can travel to another core together. Invariants: every offset lies within those
-//! bytes; a head without a [`Defect`] has To-Path and From-Path, in this order and before all other headers,
-//! and every URI in them is valid. Only [`super::parser`] makes heads. What a status or a method *means* is not
-//! known here.
+//! A [`Head`] is plain data without a lifetime: offsets into the bytes it was parsed from. The caller keeps those bytes
+//! beside it, so both can travel to another core together. Invariants: every offset lies within those bytes; a head
+//! without a [`Defect`] has To-Path and From-Path, in this order and before all other headers, and every URI in them is
+//! valid. Only [`super::parser`] makes heads. What a status or a method *means* is not known here.
 
 mod build;
 mod rewrite;
@@ -38,7 +37,7 @@ pub struct Head {
     comment: Span,
     to_path: Span,
     from_path: Span,
-    /// The path is there and no valid one.
+    /// To-Path is present but not valid.
     bad_to_path: bool,
     bad_from_path: bool,
     use_path: Span,
@@ -58,7 +57,7 @@ pub struct Head {
     max_expires: Option<u32>,
 }
 
-/// What a start line begins.
+/// A request or a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A request and its method.
@@ -67,7 +66,7 @@ pub enum Kind {
     Response(Status),
 }
 
-/// The methods this program knows. Methods are told apart by case.
+/// The methods this program knows. Case matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     /// RFC 4976: a client asks for a URI.
@@ -85,10 +84,10 @@ pub enum Method {
 /// Failure-Report: which failures the sender wants to hear of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FailureReport {
-    /// Every chunk is answered, its failure or timeout reported. The default.
+    /// The peer answers every chunk and reports its failure or timeout. The default.
     #[default]
     Yes,
-    /// No 200; errors are told.
+    /// No 200; errors are reported.
     Partial,
     /// No response and no failure report, ever.
     No,
@@ -105,10 +104,10 @@ pub struct ByteRange {
     pub total: Option<u64>,
 }
 
-/// Why a head, though its frame is delimited, is answered with 400 or dropped.
+/// Why a head, though its frame is delimited, gets a 400 or is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Defect {
-    /// No method, one that is no token, or something behind it; a response whose code is not three digits.
+    /// No method, one that is not a token, or text after it; a response whose code is not three digits.
     #[error("a bad start line")]
     StartLine,
     /// A header line without a name, a colon or of another shape, such as a folded one.
@@ -129,7 +128,7 @@ pub enum Defect {
     /// A response's comment longer than `comment_bytes_max`.
     #[error("the comment is too long")]
     CommentTooLong,
-    /// A header that may stand once stands twice.
+    /// A header that may appear only once appears twice.
     #[error("a header is repeated")]
     Repeated,
     /// To-Path or From-Path is missing.
@@ -153,7 +152,7 @@ pub enum Defect {
     /// Byte-Range is malformed, overflows, starts at 0 or beyond the end of the message.
     #[error("bad Byte-Range")]
     ByteRange,
-    /// Failure-Report or Success-Report has a value it cannot have.
+    /// Failure-Report or Success-Report has a value that it cannot have.
     #[error("bad Failure-Report or Success-Report")]
     ReportWish,
     /// Expires, Min-Expires or Max-Expires is not a number.
@@ -171,7 +170,7 @@ impl Head {
         self.kind
     }
 
-    /// What is wrong with the head; the first defect found. Accessors then return what could be read.
+    /// What is wrong with the head: the first defect. Accessors then return what could be read.
     #[must_use]
     pub fn defect(&self) -> Option<Defect> {
         self.defect
@@ -190,7 +189,7 @@ impl Head {
         self.has_body
     }
 
-    /// The transaction id: 1 to [`TID_BYTES_MAX`] bytes, compared by case.
+    /// The transaction id: 1 to [`TID_BYTES_MAX`] bytes; case matters.
     #[must_use]
     pub fn tid<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.tid.of(bytes).unwrap_or_default()
@@ -208,31 +207,31 @@ impl Head {
         self.comment.of(bytes)
     }
 
-    /// To-Path; empty where it is absent or no valid path.
+    /// To-Path; empty if it is absent or not valid.
     #[must_use]
     pub fn to_path<'a>(&self, bytes: &'a [u8]) -> Path<'a> {
         Path::new(self.to_path.of(bytes).filter(|_| !self.bad_to_path).unwrap_or_default())
     }
 
-    /// From-Path; empty where it is absent or no valid path.
+    /// From-Path; empty if it is absent or not valid.
     #[must_use]
     pub fn from_path<'a>(&self, bytes: &'a [u8]) -> Path<'a> {
         Path::new(self.from_path.of(bytes).filter(|_| !self.bad_from_path).unwrap_or_default())
     }
 
-    /// The first URI of To-Path if that is one, whatever the rest of the path is: a refusal comes from there.
+    /// The first URI of To-Path if it is valid, whatever the rest of the path is. A refusal comes from it.
     #[must_use]
     pub fn first_to<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         first_uri(self.to_path.of(bytes)?)
     }
 
-    /// The first URI of From-Path if that is one, whatever the rest of the path is: a refusal goes there.
+    /// The first URI of From-Path if it is valid, whatever the rest of the path is. A refusal goes to it.
     #[must_use]
     pub fn first_from<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         first_uri(self.from_path.of(bytes)?)
     }
 
-    /// Use-Path (RFC 4976 §4.2). Its URIs have not been looked at: it is the client who must understand them.
+    /// Use-Path (RFC 4976 §4.2). Its URIs are not checked: the client must understand them.
     #[must_use]
     pub fn use_path<'a>(&self, bytes: &'a [u8]) -> Option<Path<'a>> {
         self.use_path.of(bytes).map(Path::new)
@@ -244,7 +243,7 @@ impl Head {
         self.message_id.of(bytes)
     }
 
-    /// Byte-Range. Its numbers are the peer's claims: nothing is to be allocated from them.
+    /// Byte-Range. Its numbers are the peer's claims: allocate nothing from them.
     #[must_use]
     pub fn byte_range(&self) -> Option<ByteRange> {
         self.byte_range
@@ -327,8 +326,8 @@ impl Head {
         self.content_disposition.of(bytes)
     }
 
-    /// Names and values of all headers in their order, white space around values removed. Lines that are no header
-    /// are left out.
+    /// Names and values of all headers in their order, without white space around values. Leaves out lines that are not
+    /// headers.
     pub fn headers<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut rest = bytes.get(..self.len()).unwrap_or(bytes);
         let mut first = true;
@@ -352,7 +351,7 @@ fn first_uri(path: &[u8]) -> Option<&[u8]> {
     Path::new(path).first().filter(|uri| MsrpUri::parse(uri).is_ok())
 }
 
-/// `name: value` without CRLF; `None` unless the name is a token with a colon right behind it.
+/// `name: value` without CRLF; `None` unless the name is a token and a colon follows it at once.
 fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, value) = memchr(b':', line).and_then(|at| line.split_at_checked(at))?;
     if !super::uri::is_token(name) {
@@ -383,8 +382,8 @@ impl ByteRange {
         (range.start > 0 && within).then_some(range)
     }
 
-    /// The same without a total that it does not fit into, for ranges of our own making: a sender may have sent more than
-    /// it announced, and bytes beyond the last one of a message are none. `*` as the end stands for one byte or more.
+    /// The same, without a total that it does not fit into. For ranges that we make: a sender may have sent more than
+    /// it announced, and no byte lies beyond the last one of a message. `*` as the end stands for one byte or more.
     #[must_use]
     pub fn within_total(self) -> Self {
         let last = self.end.unwrap_or(self.start).max(self.start.saturating_sub(1));
@@ -634,7 +633,7 @@ mod tests {
         }
     }
 
-    // All that an answer needs is where it goes and where it comes from.
+    // An answer needs no more than where it goes and where it comes from.
     #[test]
     fn first_uri_of_a_path_is_read_whatever_the_rest_is() {
         let limits = ParserLimits { line_bytes_max: 200, uri_bytes_max: 40, ..ParserLimits::default() };
@@ -669,7 +668,7 @@ mod tests {
         }
     }
 
-    // What has passed this relay with as many URIs as it may have comes back with ours in front.
+    // A path that passed this relay with the most URIs allowed comes back with our own URIs in front.
     #[test]
     fn to_path_of_what_comes_back_has_room_for_our_own_uris() {
         let limits = ParserLimits {
@@ -696,13 +695,13 @@ mod tests {
             assert_eq!(parse(&mut parser, start, 5, 2), Some(Defect::TooManyUris), "{start}");
             assert_eq!(parse(&mut parser, start, 1, 3), Some(Defect::TooManyUris), "{start}");
         }
-        // Also when such a path has just been found to be right.
+        // Also after such a path has been found right.
         for start in ["SEND", "NICKNAME"] {
             assert_eq!(parse(&mut parser, start, 2, 2), None, "{start}");
             assert_eq!(parse(&mut parser, "REPORT", 3, 2), None);
             assert_eq!(parse(&mut parser, start, 3, 1), Some(Defect::TooManyUris), "{start}");
         }
-        // The line that holds them is longer, too.
+        // The line that holds them is also longer.
         assert!(format!("To-Path: {}", [uri; 4].join(" ")).len() > 70);
     }
 

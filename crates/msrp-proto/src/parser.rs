@@ -1,15 +1,14 @@
 //! Cuts a stream of bytes into heads, ranges of body and ends of frames (RFC 4975 §7 and §9).
 //!
-//! Invariants: what the steps consume, joined, is the input, nothing left out and nothing twice; how the input is
-//! split between calls changes nothing but the sizes of the ranges of body and of blank bytes; no byte of a head
-//! is searched twice, and of a body only the few withheld as a possible end-line; a head is at most
-//! `head_bytes_max`; nothing is allocated and no body byte is copied. Methods, sessions and connections are not
-//! known here.
+//! Invariants: the bytes that the steps consume, joined, are the input, with nothing left out and nothing twice;
+//! splitting the input differently changes only the sizes of the ranges of body and of blank bytes; no byte of a head
+//! is searched twice, and of a body only the few withheld as a possible end-line; a head is at most `head_bytes_max`;
+//! nothing is allocated and no body byte is copied. Methods, sessions and connections are not known here.
 //!
 //! A frame whose end can be found never ends the stream, whatever is wrong with its head: that is a
-//! [`Defect`](super::head::Defect). The framing is lost only where no transaction id says how the frame ends, where
-//! lines end with a bare LF, so that the end-line cannot be told from a line of the body, and where a head goes on
-//! beyond all that may be kept of one.
+//! [`Defect`](super::head::Defect). Framing is lost in three cases only: no transaction id says how the frame ends;
+//! lines end with a bare LF, so that the end-line looks like a line of the body; a head goes on beyond all that may be
+//! kept of one.
 
 use core::ops::Range;
 use std::sync::LazyLock;
@@ -18,16 +17,17 @@ use memchr::{memchr, memmem, memrchr};
 
 use super::head::{CheckedPath, Ending, Head, HeadBuilder, TID_BYTES_MAX, Tid};
 
-/// Bounds on what a peer may send. Those of a part make a head defective; that of the whole loses the framing.
+/// Bounds on what a peer may send. A part that is too large makes the head defective; a head that is too large loses
+/// the framing.
 #[derive(Clone, Debug)]
 pub struct ParserLimits {
     /// Bytes of a head, its blank line included; 16384. Beyond it, or 1 GiB, the framing is lost.
     pub head_bytes_max: usize,
     /// Headers of a head; 64.
     pub headers_max: usize,
-    /// Bytes of a line without its CRLF; 8192. The To-Path of what comes back has room for our own URIs beside them.
+    /// Bytes of a line without its CRLF; 8192. The To-Path of a returning frame also has room for our own URIs.
     pub line_bytes_max: usize,
-    /// URIs of a path; 16. The To-Path of what comes back has room for our own beside them.
+    /// URIs of a path; 16. The To-Path of a returning frame also has room for our own.
     pub path_uris_max: usize,
     /// Bytes of a URI; 1024.
     pub uri_bytes_max: usize,
@@ -57,7 +57,7 @@ impl Default for ParserLimits {
 /// Part of a frame.
 #[derive(Clone, Debug)]
 pub enum FramePart {
-    /// CR and LF between frames, a whole run as far as it has come: some peers send them as a sign of life.
+    /// CR and LF between frames, a whole run as far as it has come: some peers send them as a keep-alive.
     Blank,
     /// Start line and headers, as far as the blank line if there is one.
     Head(Head),
@@ -99,10 +99,10 @@ impl Flag {
     }
 }
 
-/// One piece and how many bytes it used up.
+/// One part of a frame, and how many bytes it used up.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// To be dropped from the front of the input. A body's range begins at 0 and ends here.
+    /// Bytes to drop from the front of the input. A body's range begins at 0 and ends here.
     pub consumed: usize,
     /// What they were.
     pub piece: FramePart,
@@ -114,7 +114,7 @@ pub enum ParseError {
     /// Not `MSRP` and a transaction id.
     #[error("not an MSRP start line")]
     StartLine,
-    /// A start line that ends with LF alone: so may the end-line, and it could not be told from a line of the body.
+    /// A start line that ends with LF alone. So may the end-line, which would look like a line of the body.
     #[error("lines end with LF instead of CRLF")]
     BareLf,
     /// A head that does not end within `head_bytes_max`.
@@ -137,12 +137,12 @@ pub struct Parser {
     reason = "the parser allocates nothing, so a head in the making lives in it"
 )]
 enum State {
-    /// Awaits a whole start line; so many bytes hold no line end.
+    /// Awaits a whole start line; the first `scanned` bytes hold no line end.
     StartLine { scanned: usize },
     /// Awaits the blank line or the end-line.
     Headers { builder: HeadBuilder, tid: Tid, lines: Lines },
-    /// Awaits body bytes or the end-line with the CRLF in front of it. The blank line's CRLF is none: what
-    /// stands right behind the blank line is data, hyphens and all (RFC 4975 §9).
+    /// Awaits body bytes, or the end-line with the CRLF in front of it. The blank line's CRLF is not that CRLF: bytes
+    /// right after the blank line are data, hyphens included (RFC 4975 §9).
     Body { tid: Tid },
     /// The end-line is at hand, `bytes` long.
     End { bytes: usize, flag: Flag },
@@ -155,11 +155,11 @@ enum State {
 struct Lines {
     /// Where the unread line begins.
     line: usize,
-    /// Up to here there is no further line end.
+    /// No further line end lies before this.
     scanned: usize,
 }
 
-/// What every end-line begins with, behind the CRLF that belongs to it in a body.
+/// The begin of every end-line, after the CRLF that precedes it in a body.
 const HYPHENS: &[u8] = b"-------";
 /// Hyphens, the longest transaction id, flag, CRLF.
 const END_LINE_BYTES_MAX: usize = 7 + TID_BYTES_MAX + 1 + 2;
@@ -175,24 +175,24 @@ impl Parser {
         Self { limits, state: State::StartLine { scanned: 0 }, paths: [CheckedPath::NONE; 2] }
     }
 
-    /// Whether what is awaited is the rest of a head, of which not one byte need have come.
+    /// Whether the parser awaits the rest of a head, of which not one byte need have come.
     #[must_use]
     pub fn in_head(&self) -> bool {
         matches!(self.state, State::StartLine { .. } | State::Headers { .. })
     }
 
-    /// Whether bytes of a frame have been seen whose end-line has not been consumed.
+    /// Whether the parser has seen bytes of a frame whose end-line is not yet consumed.
     #[must_use]
     pub fn in_frame(&self) -> bool {
         !matches!(self.state, State::StartLine { scanned: 0 })
     }
 
-    /// The next piece of `input`, which begins at the first byte not yet consumed. The caller drops
-    /// [`Step::consumed`] bytes and calls again. `Ok(None)` asks for more bytes: the caller keeps all of `input`
-    /// and calls again with more behind it. Offsets are relative to the beginning of `input`.
+    /// The next part of the frame in `input`, which begins at the first byte not yet consumed. The caller drops
+    /// [`Step::consumed`] bytes and calls again. `Ok(None)` asks for more bytes: the caller keeps all of `input` and
+    /// calls again with more after it. Offsets count from the beginning of `input`.
     ///
-    /// Body bytes are handed out at once but for those, at most the length of an end-line with its CRLF, that may
-    /// turn out to be one.
+    /// Hands out body bytes at once, except those that may turn out to be an end-line: at most the length of one with
+    /// its CRLF.
     ///
     /// # Errors
     /// Framing is lost; every further call says so again.
@@ -251,7 +251,7 @@ impl Parser {
     }
 }
 
-/// The head begun by the start line, and where the next line begins.
+/// The head that the start line begins, and where the next line begins.
 fn read_start_line(
     input: &[u8],
     scanned: &mut usize,
@@ -274,7 +274,7 @@ fn read_start_line(
     Ok(Some((builder, tid, newline + 1)))
 }
 
-/// Feeds the builder whole lines; the length of the head and how it ends, once that is at hand.
+/// Feeds the builder whole lines. Returns the head's length and how it ends, once known.
 fn read_headers(
     input: &[u8],
     builder: &mut HeadBuilder,
@@ -298,11 +298,11 @@ fn read_headers(
         }
         builder.header(input, begin..end, limits, paths);
     }
-    // Only an end-line may still follow a head of the greatest length.
+    // After a head of the greatest length, only an end-line may follow.
     if input.len() > head_bytes_max + END_LINE_BYTES_MAX { Err(ParseError::HeadTooLong) } else { Ok(None) }
 }
 
-/// Where the next CRLF is. A bare LF ends no line; it stays in it and is found to be a defect.
+/// Where the next CRLF is. A bare LF does not end a line; it stays in the line, which is then a defect.
 fn line_end(input: &[u8], scanned: &mut usize) -> Option<usize> {
     while let Some(found) = input.get(*scanned..).and_then(|rest| memchr(b'\n', rest)) {
         let newline = *scanned + found;
@@ -320,7 +320,7 @@ enum BodyRead {
     Bytes { len: usize, end: Option<(usize, Flag)> },
     /// An end-line of `bytes`.
     End { bytes: usize, flag: Flag },
-    /// What there is may become an end-line.
+    /// The bytes at hand may become an end-line.
     Nothing,
 }
 
@@ -338,7 +338,7 @@ fn read_body(input: &[u8], tid: &Tid) -> BodyRead {
                 };
             }
             EndLine::Begun => return body_bytes(at),
-            // CR stands only at the front of what was found, so no other can begin within it.
+            // CR stands only at the front of the pattern, so no other match can begin within it.
             EndLine::No => searched = at + 2 + HYPHENS.len(),
         }
     }
@@ -349,7 +349,7 @@ fn body_bytes(len: usize) -> BodyRead {
     if len == 0 { BodyRead::Nothing } else { BodyRead::Bytes { len, end: None } }
 }
 
-/// How many bytes at the end of `input` are a CRLF and hyphens begun but not finished.
+/// How many bytes at the end of `input` are the begin of CRLF and hyphens.
 fn begun_at_end(input: &[u8]) -> usize {
     let needle = END_LINE.needle();
     let tail = input.get(input.len().saturating_sub(needle.len() - 1)..).unwrap_or_default();
@@ -359,7 +359,7 @@ fn begun_at_end(input: &[u8]) -> usize {
 
 enum EndLine {
     Whole(Flag),
-    /// All there is fits, and more must come.
+    /// The bytes at hand match; more must come.
     Begun,
     No,
 }
@@ -396,7 +396,7 @@ mod tests {
     use super::*;
     use crate::head::{Defect, Kind, Method};
 
-    /// A frame put together again from its pieces.
+    /// A frame put together again from its parts.
     #[derive(Clone, PartialEq, Eq, Debug)]
     struct Frame {
         head: Head,
@@ -406,7 +406,7 @@ mod tests {
         end_bytes: Vec<u8>,
     }
 
-    /// What came of an input: frames, the last perhaps unfinished, and why it ended.
+    /// What the parser made of an input: frames, the last perhaps unfinished, and why it ended.
     #[derive(Clone, PartialEq, Eq, Debug, Default)]
     struct Outcome {
         frames: Vec<Frame>,
@@ -518,7 +518,7 @@ mod tests {
         outcome.frames.into_iter().next().unwrap()
     }
 
-    // What a parser remembers of the frames before changes nothing: a head is judged as if it were the first.
+    // What a parser remembers of earlier frames changes nothing: it judges a head as if it were the first.
     #[test]
     fn paths_are_judged_alike_whatever_came_before() {
         let long = format!("msrp://h:1/{};tcp", "x".repeat(120));
@@ -681,7 +681,7 @@ mod tests {
         }
     }
 
-    // Without a transaction id the end of the frame cannot be found, and with lines that end in LF it may be anywhere.
+    // Without a transaction id the end of the frame cannot be found. With lines that end in LF it may be anywhere.
     #[test]
     fn start_lines_without_a_transaction_id_lose_the_framing() {
         let long = format!("MSRP {} SEND", "t".repeat(TID_BYTES_MAX + 1));
@@ -732,7 +732,7 @@ mod tests {
         }
     }
 
-    // RFC 4975 section 9 has one or more capital letters; clients in use send an underscore, too.
+    // RFC 4975 section 9 has one or more capital letters; clients in use send an underscore too.
     #[test]
     fn a_method_is_any_token() {
         let longest = "M".repeat(64);
@@ -814,7 +814,8 @@ mod tests {
         }
     }
 
-    // A head of the greatest length still gets its end-line, however slowly that comes; nothing longer is waited for.
+    // A head of the greatest length still gets its end-line, however slowly that comes. The parser waits for nothing
+    // longer.
     #[test]
     fn behind_the_longest_head_an_end_line_is_waited_for_and_no_more() {
         let tid = "0123456789abcdef".repeat(TID_BYTES_MAX / 16);
@@ -831,7 +832,7 @@ mod tests {
         assert_eq!(over.error, Some(ParseError::HeadTooLong));
     }
 
-    // A caller may show less of what it has than it showed before.
+    // A caller may show fewer bytes than it showed before.
     #[test]
     fn an_end_line_that_has_been_seen_is_consumed_once_all_of_it_is_there() {
         let input = format!("{HEAD}-------tid1$\r\n");
@@ -871,7 +872,7 @@ mod tests {
         );
     }
 
-    /// What the body of a frame must be by a search too simple to be wrong: body, flag, length of both.
+    /// The body of a frame, found by a search too simple to be wrong: body, flag, length of both.
     fn expected_body(behind_head: &[u8]) -> Option<(&[u8], Flag, usize)> {
         for at in 0..behind_head.len() {
             for (byte, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
@@ -908,7 +909,7 @@ mod tests {
             let input = chunk(&body, b"\r\n-------tid1+\r\n");
             let behind = &input[HEAD.len() + 2..];
             let (expected, flag, len) = expected_body(behind).unwrap();
-            // An end-line within the body ends the frame; nothing is claimed about what follows.
+            // An end-line within the body ends the frame; this test does not look at what follows.
             let input = &input[..HEAD.len() + 2 + len];
             let frame = only(parse_split(&ParserLimits::default(), input, &splits(input.len(), &seeds)));
             prop_assert_eq!(frame.body, expected);

@@ -1,4 +1,4 @@
-//! Which of several SRV records comes first (RFC 2782). Pure: whoever asks for an order brings the dice.
+//! Which of several SRV records comes first (RFC 2782). Pure: the caller brings the dice.
 
 use std::cmp::Reverse;
 
@@ -7,10 +7,10 @@ pub const SERVICE: &str = "_msrps._tcp";
 /// Where a relay listens that has no SRV record (RFC 4976, section 8).
 pub const PORT_DEFAULT: u16 = 2855;
 
-/// Puts records, each with its priority and weight, into the order in which they are to be tried this time: by priority,
-/// lowest first; within one by chance, a record's chance being its weight.
+/// Puts records, each with its priority and weight, into the order in which to try them this time: by priority, lowest
+/// first; within one priority by chance, in proportion to their weights.
 ///
-/// `draw` gives a number below its argument, which is never 0, each as likely as the others.
+/// `draw` gives a number below its argument, which is never 0, each with the same chance.
 pub fn order<T>(mut records: Vec<(u16, u16, T)>, mut draw: impl FnMut(u32) -> u32) -> Vec<T> {
     records.sort_by_key(|(priority, weight, _)| (*priority, Reverse(*weight)));
     let mut ordered = Vec::with_capacity(records.len());
@@ -23,15 +23,15 @@ pub fn order<T>(mut records: Vec<(u16, u16, T)>, mut draw: impl FnMut(u32) -> u3
     ordered
 }
 
-/// One of several, with chances in proportion to their weights. Those of weight 0 come last, but for a small chance.
+/// One of several, with chances in proportion to their weights. Those of weight 0 come last, except for a small chance.
 fn chosen(weights: &[u32], draw: &mut impl FnMut(u32) -> u32) -> usize {
     let sum: u32 = weights.iter().sum();
     if sum == 0 {
-        // Nobody has a preference: RFC 2782 would have everybody take the first that the name server tells.
+        // No record has a weight: by RFC 2782 every client would take the first that the name server tells.
         let below = u32::try_from(weights.len()).unwrap_or(u32::MAX).max(1);
         return draw(below) as usize;
     }
-    // RFC 2782: a number from 0 to the sum, both included, and those of weight 0 come first.
+    // RFC 2782: a number from 0 to the sum, both included, and records of weight 0 come first.
     let mut left = draw(sum + 1);
     let (none, some): (Vec<_>, Vec<_>) = weights.iter().enumerate().partition(|(_, weight)| **weight == 0);
     for (at, weight) in none.into_iter().chain(some) {
@@ -60,7 +60,7 @@ mod tests {
         assert!(orders.iter().any(|order| order[0] == "a") && orders.iter().any(|order| order[0] == "b"));
     }
 
-    // Weight 3 against weight 1, every number that can be drawn once: 0 to 4.
+    // Weight 3 against weight 1, with each possible number drawn once: 0 to 4.
     #[test]
     fn weights_are_chances() {
         let firsts: Vec<&str> = (0..5)

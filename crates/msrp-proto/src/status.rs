@@ -1,7 +1,7 @@
 //! Status codes of responses and of REPORT's Status header, and their phrases (RFC 4975 §10, RFC 4976 §7,
 //! RFC 7701 §7).
 //!
-//! Any three digits are a [`Status`]: codes this program has never heard of travel through it unchanged.
+//! Any three digits are a [`Status`]: unknown codes travel through this program unchanged.
 
 use core::fmt;
 

@@ -29,7 +29,7 @@ pub struct MsrpUri<'a> {
 pub enum Host<'a> {
     /// A DNS name, as written: upper and lower case and %-escapes are kept.
     Name(&'a str),
-    /// An IPv4 address, be it in IPv6 clothing.
+    /// An IPv4 address, also in IPv4-mapped form.
     V4(Ipv4Addr),
     /// An IPv6 address; it stood in brackets.
     V6(Ipv6Addr),
@@ -38,13 +38,13 @@ pub enum Host<'a> {
 /// Why bytes are not an MSRP URI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UriError {
-    /// Neither `msrp://` nor `msrps://` in front.
+    /// The URI begins with neither `msrp://` nor `msrps://`.
     #[error("the scheme is neither msrp nor msrps")]
     Scheme,
     /// A byte that user information cannot hold.
     #[error("bad user information")]
     UserInfo,
-    /// No host, a byte no host can hold, or no IPv6 address between the brackets.
+    /// No host, a byte that no host can hold, or no IPv6 address between the brackets.
     #[error("bad host")]
     Host,
     /// A colon not followed by a number of 0 to 65535.
@@ -62,10 +62,10 @@ pub enum UriError {
 }
 
 impl<'a> MsrpUri<'a> {
-    /// Parses one URI; the whole slice must be it.
+    /// Parses one URI; the whole slice must be a URI.
     ///
     /// # Errors
-    /// The first part found wrong, from left to right.
+    /// The first faulty part, from left to right.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, UriError> {
         let (secure, rest) = split_scheme(bytes)?;
         let rest = skip_user_info(rest)?;
@@ -88,7 +88,7 @@ impl<'a> MsrpUri<'a> {
         self.secure
     }
 
-    /// The host, told apart.
+    /// The host, as a name or an address.
     #[must_use]
     pub fn host(&self) -> Host<'a> {
         match self.v6.map(|address| address::canonical(address.into())) {
@@ -104,7 +104,7 @@ impl<'a> MsrpUri<'a> {
         self.host
     }
 
-    /// The port. There is no default (RFC 4975 §6): only the To-Path of an AUTH may go without.
+    /// The port. There is no default (RFC 4975 §6): only the To-Path of an AUTH may omit it.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
@@ -122,11 +122,11 @@ impl<'a> MsrpUri<'a> {
         self.transport
     }
 
-    /// RFC 4975 §6.1: whether both name the same resource. User information and further parameters do not count;
-    /// a URI with a port never equals one without, nor does an absent session id equal any other.
+    /// RFC 4975 §6.1: whether both name the same resource. User information and further parameters do not count. A URI
+    /// with a port never equals one without, and an absent session id equals only another absent one.
     #[must_use]
     pub fn same_as(&self, other: &MsrpUri<'_>) -> bool {
-        // The session id first: it is what differs between URIs of one relay.
+        // The session id first: URIs of one relay differ in it.
         self.session_id == other.session_id
             && self.same_authority(other)
             && self.transport.eq_ignore_ascii_case(other.transport)
@@ -174,8 +174,8 @@ pub fn host_matches(a: &str, b: &str) -> bool {
     }
 }
 
-/// The value of To-Path, From-Path or Use-Path: URIs separated by a space. Runs of spaces are accepted. The URIs
-/// are not looked into.
+/// The value of To-Path, From-Path or Use-Path: URIs separated by a space. Runs of spaces are accepted. The URIs are
+/// not parsed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Path<'a>(&'a [u8]);
 
@@ -186,7 +186,7 @@ impl<'a> Path<'a> {
         Self(bytes)
     }
 
-    /// Its bytes, just as given.
+    /// Its bytes, as given.
     #[must_use]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
@@ -197,7 +197,7 @@ impl<'a> Path<'a> {
         self.0.split(|&byte| byte == b' ').filter(|uri| !uri.is_empty())
     }
 
-    /// The leftmost URI: in a To-Path, who is to handle the frame.
+    /// The leftmost URI: in a To-Path, the node that handles the frame.
     #[must_use]
     pub fn first(&self) -> Option<&'a [u8]> {
         self.uris().next()
@@ -209,7 +209,7 @@ impl<'a> Path<'a> {
         self.uris().next_back()
     }
 
-    /// The path without its first `n` URIs and the spaces behind them; what remains keeps its bytes.
+    /// The path without its first `n` URIs and the spaces after them. The remaining bytes stay as they are.
     #[must_use]
     pub fn after(&self, n: usize) -> Self {
         let mut rest = self.0;
@@ -236,7 +236,7 @@ impl<'a> Path<'a> {
 
 impl fmt::Debug for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Session ids must not reach a log.
+        // Session ids must not get into a log.
         write!(f, "Path({} URIs)", self.len())
     }
 }
@@ -257,7 +257,7 @@ fn split_scheme(bytes: &[u8]) -> Result<(bool, &[u8]), UriError> {
     Ok((secure, rest))
 }
 
-/// `@` can stand nowhere in a URI but behind user information, which may itself hold a semicolon.
+/// `@` stands in a URI only after user information, which may itself hold a semicolon.
 fn skip_user_info(rest: &[u8]) -> Result<&[u8], UriError> {
     let Some(at) = memchr(b'@', rest) else {
         return Ok(rest);
@@ -313,7 +313,7 @@ fn split_session_id(rest: &[u8]) -> Result<(Option<&str>, &[u8]), UriError> {
     Ok((Some(str::from_utf8(id).map_err(|_| UriError::SessionId)?), rest))
 }
 
-/// `;transport` and whatever parameters follow it.
+/// `;transport` and any parameters that follow it.
 fn split_transport(rest: &[u8]) -> Result<&str, UriError> {
     let rest = rest.strip_prefix(b";").ok_or(UriError::Transport)?;
     let mut parts = rest.split(|&byte| byte == b';');
@@ -347,7 +347,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What a registered name may hold besides %-escapes, the semicolon excepted: it begins the transport.
+/// What a registered name may hold besides %-escapes. Not the semicolon, which begins the transport.
 fn is_reg_name(byte: u8) -> bool {
     is_unreserved(byte) || matches!(byte, b'!' | b'$' | b'&'..=b',' | b'=')
 }
@@ -376,7 +376,7 @@ fn same_name(a: &str, b: &str) -> bool {
     Decoded(a.as_bytes()).eq(Decoded(b.as_bytes()))
 }
 
-/// Whether a host that stood without brackets is an IPv4 address, be it that one in IPv6 clothing, with %-escapes maybe.
+/// Whether a host without brackets spells an IPv4 address, IPv4-mapped or with %-escapes.
 fn is_spelled(literal: IpAddr, host: &str) -> bool {
     match address::canonical(literal) {
         IpAddr::V4(address) => same_name(&address.to_string(), host),

@@ -1,7 +1,7 @@
 //! Frames of our own: responses, REPORTs, and the requests of a client (RFC 4975 §9).
 //!
-//! Invariant: only canonical spelling leaves from here, one space behind each colon, each end-line in one piece.
-//! What goes into a value has been validated where it came from; CR and LF are asserted against.
+//! Invariant: this module writes only canonical spelling, with one space after each colon and each end-line in one
+//! piece. The caller has validated every value; assertions reject CR and LF.
 
 use core::fmt;
 use std::io::Write as _;
@@ -25,7 +25,7 @@ impl<'a> FrameWriter<'a> {
         Self { out, tid }.start_line(format_args!("{method}"))
     }
 
-    /// Begins a response; without a comment of one's own it carries the status's phrase.
+    /// Begins a response. Without a comment of its own it carries the status's phrase.
     pub fn response(out: &'a mut Vec<u8>, tid: &'a [u8], status: Status, comment: Option<&str>) -> Self {
         let comment = comment.unwrap_or_else(|| status.phrase());
         Self { out, tid }.start_line(format_args!("{status} {comment}"))
@@ -44,7 +44,7 @@ impl<'a> FrameWriter<'a> {
         self
     }
 
-    /// Adds a header whose value is written by `value`, which must not yield CR or LF.
+    /// Adds a header whose value `value` writes, which must not yield CR or LF.
     pub fn header_fmt(self, name: &str, value: fmt::Arguments<'_>) -> Self {
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");
@@ -56,7 +56,8 @@ impl<'a> FrameWriter<'a> {
         self.header_fmt("Byte-Range", format_args!("{range}"))
     }
 
-    /// Ends the headers with the blank line. The body is to be appended to the buffer, then [`write_end_line`].
+    /// Ends the headers with the blank line. The caller then appends the body to the buffer, and calls
+    /// [`write_end_line`].
     pub fn body_start(self) {
         self.out.extend_from_slice(b"\r\n");
     }
@@ -86,7 +87,7 @@ impl<'a> FrameWriter<'a> {
     }
 }
 
-/// Appends an end-line, behind a body with the CRLF that is not part of the body.
+/// Appends an end-line; after a body, with the CRLF that is not part of the body.
 pub fn write_end_line(out: &mut Vec<u8>, tid: &[u8], flag: Flag, after_body: bool) {
     if after_body {
         out.extend_from_slice(b"\r\n");

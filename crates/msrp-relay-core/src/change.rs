@@ -1,9 +1,9 @@
-//! What changes under connections and sessions that live on: other settings, other cores.
+//! Changes under existing connections and sessions: other settings, other cores.
 //!
-//! Invariants: nothing waits for ever for what the old settings promised (what is written is credited, alarms are set
-//! anew, what is held up is looked at again); sessions that began uncounted are counted as soon as it matters. Connections
-//! that exist may still send heads as long as was allowed when they came, so the room for one request never shrinks.
-//! What a core that died owed is written off once; a core that is new is told what it counts.
+//! Invariants: nothing waits for ever for what the old settings promised (written bytes are credited, alarms are set
+//! anew, paused connections are looked at again); sessions that began uncounted are counted as soon as a limit needs
+//! it. Existing connections may still send heads as long as was allowed when they came, so the room for one request
+//! never shrinks. What a dead core owed is written off once; a new core is told what it counts.
 
 use std::mem;
 
@@ -13,9 +13,10 @@ use crate::quota::who::Who;
 use crate::settings::{Limits, Settings};
 
 impl Relay {
-    /// A core has died or been started again: each table ends, or tells again, what it has with it.
+    /// A core has died or been started again: each table ends what it has with the old life, or reports again to the
+    /// new one.
     pub(crate) fn on_core_changed(&mut self, index: u16, running: Option<u16>) {
-        let Self { peers, sessions, quota, core } = self;
+        let Self { peers, sessions, quota, core, .. } = self;
         if let Some(gone) = core.cores.change(index, running) {
             core.orphans.forget_core(gone);
             peers.forget_core(gone, core);
@@ -23,10 +24,12 @@ impl Relay {
             quota.forget_core(gone, core);
             peers.grant_claims_of(gone, core);
             sessions.forget_core(gone, core);
+            self.meet_no_more_at(gone);
         }
+        let Self { peers, sessions, core, .. } = self;
         let index = usize::from(index);
         if let Some(new) = core.cores.running(index) {
-            // It may have started after this core, and missed what was said to it before.
+            // It may have started after this core, and missed earlier messages.
             let count = core.cores.len();
             let shares = peers.shares().chain(sessions.shares());
             tell_all(shares, |who| who.counter(count) == index, core);
@@ -36,9 +39,10 @@ impl Relay {
         }
     }
 
-    /// Goes on with other settings; see [`Input::Reconfigured`](crate::Input::Reconfigured). Each table does its part.
+    /// Continues with other settings; see [`Input::Reconfigured`](crate::Input::Reconfigured). Each table does its
+    /// part.
     pub(crate) fn on_reconfigured(&mut self, settings: Settings) {
-        let Self { peers, sessions, quota, core } = self;
+        let Self { peers, sessions, quota, core, .. } = self;
         let before = mem::replace(&mut core.settings, settings);
         let now = &mut core.settings;
         now.hostname = before.hostname;
@@ -65,7 +69,7 @@ impl Relay {
     }
 }
 
-/// Room for one request of connections that came under older settings.
+/// Keeps the room for one request of connections that came under older settings.
 fn keep_room(limits: &mut Limits, request_bytes_max: usize) {
     limits.request_bytes_max = limits.request_bytes_max.max(request_bytes_max);
     limits.queue_bytes_low = limits.queue_bytes_low.max(limits.request_bytes_max);

@@ -1,8 +1,9 @@
-//! What every handler works in, beside its table: the time, the settings, the randomness, which cores live, the steps to
-//! be taken next, what the caller is to do, and what is counted.
+//! What every handler works in, beside its table: the time, the settings, the randomness, the live cores, the next
+//! steps, the effects for the caller, the counters, and the books that every handler charges (memory, rates, bans,
+//! newcomers, orphans). The documents call it the context.
 //!
-//! Invariants: a step for this core is queued, one for another core leaves in a delivery, in the order in which they were
-//! sent; nothing is sent to a core that is known to be dead.
+//! Invariants: a step for this core is queued, a step for another core leaves in a delivery, in the order in which they
+//! were sent; a core that is known to be dead gets nothing.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
@@ -24,10 +25,10 @@ use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::transactions::Room;
 
-/// How far the relay's end has come; it never goes back.
+/// How far the relay is on its way to stop; it never goes back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Stop {
-    /// It is not going to stop.
+    /// It runs.
     No,
     /// No further sessions are opened.
     Draining,
@@ -43,9 +44,9 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) entropy: Entropy,
     pub(crate) now: Instant,
-    /// What the caller is to do and has not been given yet.
+    /// Effects that the caller has not taken yet.
     pub(crate) effects: Effects,
-    /// Steps to be taken on this core before the input is done with.
+    /// Steps to take on this core before this input is done.
     pub(crate) inbox: VecDeque<Message>,
     pub(crate) orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
@@ -85,7 +86,7 @@ impl Core {
         }
     }
 
-    /// Sends a message to what takes the next step, here or elsewhere.
+    /// Sends a message to the core that takes the step, this one or another.
     pub(crate) fn post(&mut self, message: Message) {
         let to = message.core();
         if to == self.me {
@@ -117,13 +118,13 @@ impl Core {
         }
     }
 
-    /// A limit was reached: counted, and told to the log.
+    /// A limit was reached: counts it, and tells the log.
     pub(crate) fn bite(&mut self, limit: Limit, peer: Option<PeerKey>) {
         self.count_limit(limit);
         self.effects.event(Event::LimitReached { limit, peer, user: None });
     }
 
-    /// The same for what happens all the time and is no fault.
+    /// The same for a limit that is reached in normal use.
     pub(crate) fn count_limit(&mut self, limit: Limit) {
         if let Some(count) = self.stats.limits_reached.get_mut(limit as usize) {
             *count += 1;
@@ -137,21 +138,21 @@ impl Core {
         }
     }
 
-    /// Something that took `before` bytes of memory beside queued ones takes `now`.
+    /// Something that took `before` bytes of memory, beside queued ones, takes `now`.
     pub(crate) fn keep(&mut self, before: usize, now: usize) {
         if self.memory.keep(before, now) {
             self.bite(Limit::QueueBytesTotal, None);
         }
     }
 
-    /// How many transactions one connection may have open before the next request for it waits: few while memory
-    /// is short, for each of them is memory.
+    /// How many transactions one connection may have open before the next request for it waits. Few while memory is
+    /// short, because each takes memory.
     pub(crate) fn room(&self) -> Room {
         let max = self.settings.limits.transactions_per_peer_max;
         if self.memory.is_pressed() { Room::short(max) } else { Room::ample(max) }
     }
 
-    /// Gives bytes back to the connection they came in by.
+    /// Gives bytes back to the connection that they came from.
     pub(crate) fn credit(&mut self, peer: PeerRef, bytes: usize) {
         if bytes > 0 {
             let from = self.me;
@@ -159,7 +160,7 @@ impl Core {
         }
     }
 
-    /// Tells the core that counts `who`; no core, while that one is down: it will be told when it is up.
+    /// Tells the core that counts `who`. While that core is down, tells none: it will hear when it is up.
     pub(crate) fn tally(&mut self, who: Who, tally: Tally) {
         if let Some(counter) = self.cores.running(who.counter(self.cores.len())) {
             let from = self.me;
@@ -167,7 +168,7 @@ impl Core {
         }
     }
 
-    /// An address or a user is banned. What the log says of it is for the connection that went too far.
+    /// An address or a user is banned. The log line belongs to the connection that caused it.
     pub(crate) fn on_ban(
         &mut self,
         (who, offence): (Who, Offence),
@@ -180,7 +181,7 @@ impl Core {
         }
     }
 
-    /// Tells a core that is new who is banned. All know the same bans; one of them tells.
+    /// Tells a new core all bans. All cores know the same bans; one of them tells.
     pub(crate) fn tell_bans(&mut self, new: CoreId) {
         let others = (0..self.cores.len()).filter(|index| *index != usize::from(new.index));
         let teller = others.into_iter().find(|other| self.cores.running(*other).is_some());
@@ -198,7 +199,7 @@ impl Core {
         self.tell_core(borrower, CoreStep::Lend { from, bytes, back: false });
     }
 
-    /// A loan has come, or comes back.
+    /// A loan arrives, or returns.
     pub(crate) fn on_lend(&mut self, from: CoreId, bytes: usize, back: bool) {
         let unasked = self.memory.receive(from, bytes, back);
         if unasked > 0 {
@@ -207,7 +208,7 @@ impl Core {
         }
     }
 
-    /// Asks another core for memory when it is getting tight here, or gives back what it lent.
+    /// Asks another core for memory when it is getting short here, or returns a loan.
     pub(crate) fn balance_memory(&mut self) {
         if let Some(message) = self.memory.balance(self.me, &self.cores, self.now) {
             self.post(message);
@@ -222,7 +223,7 @@ impl Core {
         self.stop >= Stop::Draining
     }
 
-    /// Goes further towards the end.
+    /// Goes further towards the stop.
     pub(crate) fn go_towards(&mut self, stop: Stop) {
         self.stop = self.stop.max(stop);
     }

@@ -5,11 +5,11 @@ use crate::ids::CoreId;
 /// The cores as far as this one knows.
 #[derive(Debug)]
 pub(crate) struct Cores {
-    /// The present life of each core, by position; `None` while it is down.
+    /// The present life of each core, by position; `None` while the core is down.
     running: Vec<Option<u16>>,
-    /// The last life of each core that has ended.
+    /// The last ended life of each core.
     ended: Vec<Option<u16>>,
-    /// Generations of other processes of this relay: what is for their sessions is passed to them.
+    /// Generations of other processes of this relay: requests for their sessions are passed to them.
     pub(crate) other_generations: [Option<u8>; 2],
 }
 
@@ -26,7 +26,7 @@ impl Cores {
         self.running.len()
     }
 
-    /// Another life of a core begins, or none. Returns the one that is over with that.
+    /// A core begins another life, or has none. Returns the life that ended.
     pub(crate) fn change(&mut self, index: u16, running: Option<u16>) -> Option<CoreId> {
         let entry = self.running.get_mut(usize::from(index))?;
         let before = std::mem::replace(entry, running);
@@ -45,7 +45,7 @@ impl Cores {
         self.running.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
     }
 
-    /// Whether a core is known to be dead. One that is started again may write before we hear of it.
+    /// Whether a core is known to be dead. A restarted core may write before this core hears of its restart.
     pub(crate) fn has_ended(&self, core: CoreId) -> bool {
         self.ended.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
     }

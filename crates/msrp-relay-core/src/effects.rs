@@ -1,5 +1,5 @@
-//! What the relay asks of its runtime, queued until it is taken: effects in the order in which they must happen, and
-//! messages for other cores. What is done with them is the runtime's.
+//! What the relay asks of its runtime, queued until the runtime takes it: effects in the order in which they must
+//! happen, and messages for other cores.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use crate::api::{Effect, Event};
 use crate::ids::CoreId;
 use crate::message::{Message, PeerStep};
 
-/// What the caller has not been given yet: what it must do, in order, and what must go to other cores.
+/// What the caller has not taken yet: effects in order, and messages for other cores.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     /// In the order in which they must happen.
@@ -65,7 +65,7 @@ mod tests {
         (core, Message::ToPeer { to, step: PeerStep::Credit { from: me, bytes } })
     }
 
-    // Each core's list holds what is for that core, and credits to one connection are one.
+    // Each core's list holds only messages for that core, and successive credits to one connection become one.
     #[test]
     fn messages_are_sorted_by_core_and_credits_in_a_row_are_summed() {
         let mut fx = Effects::default();

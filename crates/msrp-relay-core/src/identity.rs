@@ -1,20 +1,20 @@
-//! Who the peer of a connection has proven to be (RFC 4976, 6.3 and 9.2).
+//! What the peer of a connection has proven to be (RFC 4976, 6.3 and 9.2).
 //!
-//! The proof itself, a certificate that leads to a root the operator trusts, is the runtime's; here are the names that it
-//! covers, and what follows from them. Invariant: names come from a verified certificate or from nowhere. A name alone
-//! gives no rights: it must also be the host of the URI that the peer puts first into From-Path.
+//! The runtime checks the proof, a certificate that leads to a root the operator trusts. This module has the names that
+//! it covers, and what follows from them. Invariant: names come from a verified certificate or from nowhere. A name
+//! alone gives no rights: it must also be the host of the URI that the peer puts first into From-Path.
 
 use std::sync::Arc;
 
 use msrp_proto::uri::{Host, MsrpUri, host_matches};
 
-/// The DNS names that the peer of a connection has proven to bear; at least one.
+/// The DNS names that the peer of a connection has proven; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProvenNames(Arc<[Box<str>]>);
 
 impl ProvenNames {
-    /// Names of a certificate, in any case, wildcards among them maybe; `None` if there are none: nothing is
-    /// proven then.
+    /// Names of a certificate, in any case, possibly with wildcards. `None` if there are none: the peer has proven
+    /// nothing.
     pub fn new<S: Into<Box<str>>>(names: impl IntoIterator<Item = S>) -> Option<Self> {
         let names: Arc<[Box<str>]> = names.into_iter().map(Into::into).collect();
         (!names.is_empty()).then_some(Self(names))
@@ -36,7 +36,7 @@ impl ProvenNames {
     }
 }
 
-/// Whether a name, or a pattern whose `*.` stands for exactly one label, means a host.
+/// Whether a name, or a pattern whose `*.` stands for exactly one label, covers a host.
 #[must_use]
 pub fn covers(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {

@@ -1,8 +1,8 @@
-//! Names of things as plain data: which core, which connection, which session, which transaction.
+//! The ids of cores, connections, sessions and transactions, as plain data.
 //!
-//! Everything here is `Copy + Send`: location is data, so any core can route to any other with no
-//! shared table. What is known of a connection or a session is a reference, its owner beside its name. An incarnation counts the restarts of a core, a slot-map key carries a generation;
-//! together they keep anything old from reaching a newcomer.
+//! Everything here is `Copy + Send`: location is data, so any core can route to any other with no shared table. A
+//! reference to a connection or a session holds its owner beside its name. An incarnation counts the restarts of a
+//! core, and a slot-map key carries a version: together they keep an old id from reaching something new.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher13;
 slotmap::new_key_type! {
     /// A connection's slot on the core that owns it.
     pub struct PeerKey;
-    /// A session's slot on its home core.
+    /// A session's slot on the core that owns it.
     pub(crate) struct SessionKey;
 }
 
@@ -27,7 +27,7 @@ pub struct CoreId {
 }
 
 impl CoreId {
-    /// A core's first life in a process that is the so-manieth of its line, each having taken over from the one before.
+    /// A core's first life in the process with this generation.
     pub fn first_life(index: u16, generation: u8) -> Self {
         Self { index, incarnation: u16::from(generation) << 8 }
     }
@@ -38,13 +38,13 @@ impl CoreId {
         Self { index: self.index, incarnation: u16::from_be_bytes([generation, life.wrapping_add(1)]) }
     }
 
-    /// Which process of the line it is in; wraps.
+    /// The generation of its process; wraps.
     pub fn generation(self) -> u8 {
         self.incarnation.to_be_bytes()[0]
     }
 }
 
-/// A connection, wherever it lives.
+/// A connection on any core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerRef {
     /// The core that owns the connection: the only one that may write to it.
@@ -53,17 +53,17 @@ pub struct PeerRef {
     pub key: PeerKey,
 }
 
-/// One request being received on one connection: the unit that is answered at most once.
+/// One request that one connection receives: the unit that is answered at most once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId {
-    /// The connection the request comes in by.
+    /// The connection that the request comes from.
     pub peer: PeerRef,
     /// Its number on that connection; wraps.
     pub sequence: u32,
 }
 
-/// Which look-up an answer belongs to; carries the asking connection, so that an answer that
-/// comes after the connection has gone finds nothing.
+/// Which look-up an answer belongs to. Carries the asking connection, so that an answer that comes after the connection
+/// has gone finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LookUpTicket {
     pub(crate) peer: PeerKey,
@@ -73,9 +73,9 @@ pub struct LookUpTicket {
 /// A session of this relay: its home core, and 56 bits that no other session of that core has.
 ///
 /// Every URI of a session carries it, at the beginning of its session-id (RFC 4975, section 6): 28 characters of
-/// base64url over 21 bytes, which are the home core, its incarnation, these 56 bits, and 80 random bits that the URI has
-/// for itself (section 14.1 asks for 80). So two URIs of one session are known as such on any core, without asking. Only
-/// the whole session-id opens anything: whether a URI is one of the session's, its home says.
+/// base64url over 21 bytes, which are the home core, its incarnation, these 56 bits, and 80 random bits of that URI
+/// alone (section 14.1 asks for 80). So any core knows two URIs of one session as such, without asking. Only the whole
+/// session-id opens anything: the core that owns the session checks that the URI is one of the session's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId {
     raw: [u8; Self::RAW],
@@ -87,17 +87,17 @@ pub struct SessionId {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UriId([u8; SessionId::LEN]);
 
-/// A session, wherever it lives: the address of what is meant for it.
+/// A session on any core: the address for its messages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionRef {
-    /// The core that owns the session. Messages go by this, never by what the id says.
+    /// The core that owns the session. Messages go by this, never by the core in the id.
     pub core: CoreId,
-    /// What the core finds it by.
+    /// The key by which the core finds it.
     pub id: SessionId,
 }
 
 impl SessionRef {
-    /// The session of an id that comes off the wire: it lives on the core that the id was minted by. The one place that
+    /// The session of an id that comes from the wire: its owner is the core that minted the id. The one place that
     /// reads an owner out of an id.
     pub(crate) fn of_wire(id: SessionId) -> Self {
         Self { core: id.home(), id }
@@ -107,11 +107,11 @@ impl SessionRef {
 impl SessionId {
     /// Characters of a session-id in a URI.
     pub const LEN: usize = 28;
-    /// Bytes that a session-id stands for.
+    /// Bytes that a session-id encodes.
     const URI_RAW: usize = 21;
-    /// Bytes of them that are the same in all URIs of a session.
+    /// How many of them are the same in all URIs of a session.
     const RAW: usize = 11;
-    /// Characters of it that a log may show: of those that are the same in all URIs of a session.
+    /// Characters of it that a log may show. All URIs of a session have them in common.
     pub const PREFIX: usize = 10;
 
     pub(crate) fn mint(home: CoreId, entropy: &mut Entropy) -> Self {
@@ -159,8 +159,8 @@ impl SessionId {
         (decoded == Ok(raw.len())).then_some(u16::from_be_bytes([raw[0], raw[1]]))
     }
 
-    /// The core that minted the id. Only for ids that come off the wire, see [`SessionRef`]; the caller checks that the
-    /// core exists.
+    /// The core that minted the id. Only for ids from the wire, see [`SessionRef`]; the caller checks that the core
+    /// exists.
     pub fn home(&self) -> CoreId {
         CoreId {
             index: u16::from_be_bytes([self.raw[0], self.raw[1]]),
@@ -190,7 +190,7 @@ fn encode(raw: &[u8; SessionId::URI_RAW]) -> [u8; SessionId::LEN] {
 }
 
 impl core::hash::Hash for SessionId {
-    /// The prefix is made from the rest.
+    /// The prefix follows from the rest.
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
         state.write(&self.raw);
     }

@@ -1,5 +1,5 @@
-//! Looks into the relay from outside: what an operator may see, figures, where a connection belongs. Nothing here changes
-//! anything.
+//! Looks into the relay from outside: what an operator may see, figures, where a connection belongs. Nothing here
+//! changes the relay.
 
 use std::time::Instant;
 
@@ -20,13 +20,13 @@ impl Relay {
         self.sessions.keys().map(SessionHandle).collect()
     }
 
-    /// What there is to say of a session; `None` if it is over.
+    /// What an operator may see of a session; `None` if it has ended.
     #[must_use]
     pub fn session_view(&self, now: Instant, session: SessionHandle) -> Option<SessionView> {
         self.sessions.by_key(session.0).map(|session| session.view(now))
     }
 
-    /// On whose behalf a connection is there, as far as this core knows.
+    /// The user and session that a connection serves, as far as this core knows.
     #[must_use]
     pub fn holder(&self, peer: PeerKey) -> Holder {
         let Some(peer) = self.peers.get(peer) else { return Holder::default() };
@@ -50,7 +50,7 @@ impl Relay {
             |key: &SessionKey| self.sessions.by_key(*key).is_some_and(|session| session.is_called(prefix));
         let mut found = self.sessions.keys().filter(begins);
         match (found.next(), found.count()) {
-            (None, _) => Found::Nothing,
+            (None, _) => self.sessions.find_departed(prefix).map_or(Found::Nothing, Found::Moved),
             (Some(key), 0) => Found::One(SessionHandle(key)),
             (Some(_), more) => Found::Several(more + 1),
         }
@@ -64,7 +64,7 @@ impl Relay {
 
     // -- figures ---------------------------------------------------------------------------------
 
-    /// What happened so far.
+    /// The counters.
     pub fn stats(&self) -> &Stats {
         &self.core.stats
     }
@@ -82,15 +82,16 @@ impl Relay {
             bytes_counted: self.core.memory.kept(),
             counted: self.quota.len() + self.core.rates.len(),
             newcomers: self.core.newcomers.entries() + self.quota.told_len(),
+            moving: self.arrivals.len() + self.sessions.departed_len(),
         }
     }
 
-    /// All that counts against [`Limits::queue_bytes_total`](crate::Limits), without looking at every table.
+    /// All bytes that count against [`Limits::queue_bytes_total`](crate::Limits), without a walk through every table.
     pub fn bytes_used(&self) -> usize {
         self.core.memory.used()
     }
 
-    /// Connections whose first request is still to come, or of which nothing has been proven yet.
+    /// Connections whose first request is still to come, or that have proven nothing yet.
     pub fn newcomers(&self) -> usize {
         self.core.newcomers.len()
     }
@@ -107,7 +108,7 @@ impl Relay {
         self.core.me
     }
 
-    /// Whether that is a core, in its present life, of this process and not this one.
+    /// Whether `core` is a present life of another core of this process.
     pub fn is_other(&self, core: CoreId) -> bool {
         core != self.core.me && self.core.cores.is_alive(core)
     }
@@ -119,7 +120,7 @@ impl Relay {
 
     // -- connections -----------------------------------------------------------------------------
 
-    /// Where the session lives, or lived, that the first request of a connection names.
+    /// Where the session that the first request of a connection names lives, or lived.
     pub fn home_of(&self, head: &Head, bytes: &[u8]) -> Option<CoreId> {
         if self.core.is_stopping() || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
             return None;
@@ -131,7 +132,7 @@ impl Relay {
         Some(SessionRef::of_wire(named_session(first)?).core)
     }
 
-    /// Whether a session lives by a connection.
+    /// Whether a connection serves a session.
     pub fn serves_session(&self, peer: PeerKey) -> bool {
         self.peers.serves_session(peer)
     }

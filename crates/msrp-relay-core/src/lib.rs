@@ -2,23 +2,28 @@
 //! randomness of its own. RFC 4976, 6, over RFC 4975, 5 to 7.
 //!
 //! # How to drive it
-//! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the one that has an answer;
+//! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the only one with an answer;
 //! - **effects**: what the caller must do now, and what goes to other cores. They are queued inside: take them all after
 //!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_messages`];
 //! - **output**: [`Relay::poll_write`] whenever a connection was woken and can take bytes;
+//! - **meeting**: before a client's first request is fed, [`Relay::meet`] says whether its reader waits; then
+//!   [`Relay::depart`] and, on the other core, [`Relay::arrive`];
 //! - **time**: every call carries `now`; [`Relay::next_deadline`] says when to call with [`Input::Tick`].
 //!
 //! # How it is built
-//! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota`, what this core counts for all.
-//! A handler touches its own table and the context, `core`. What another table must do is a [`Message`] to a session, a
+//! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota::counts`, what this core counts
+//! for all. The rest of `quota` belongs to the context.
+//! A handler touches its own table and the context, `core`. A table's methods are called by its own handlers and by the
+//! dispatch, and by no other table. What another table must do is a [`Message`] to a session, a
 //! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two
 //! tables at once is `impl Relay` in `sessions::route` and `sessions::fail`, where a connection may have to be found or
-//! opened, and in `auth`, where a session is made for one.
+//! opened, in `auth`, where a session is made for one, in `meet`, where both move to another core, and in `change`, of
+//! which all tables hear.
 //!
 //! # Invariants
-//! Only the relay of the core that owns a connection writes to it; a request is answered at most once; what is queued for
-//! a receiver is bounded by its senders' credit ([`Limits::queue_bytes_high`]); nothing one peer sends ends another peer's
-//! session; an owner is read from a [`SessionRef`], never from an id, but where that comes off the wire.
+//! Only the relay of the core that owns a connection writes to it; a request is answered at most once; the senders'
+//! credit ([`Limits::queue_bytes_high`]) bounds what is queued for a receiver; nothing one peer sends ends another
+//! peer's session; an owner is read from a [`SessionRef`], and from an id only where that comes from the wire.
 //!
 //! What it must not know: sockets, TLS, glommio, logging. It counts in [`Stats`] and explains itself
 //! in [`Event`]s; the runtime logs them.
@@ -38,6 +43,7 @@ mod identity;
 mod ids;
 mod inspect;
 mod limit;
+mod meet;
 mod message;
 mod orphans;
 mod outbound;
@@ -58,17 +64,19 @@ pub use api::{Effect, Event, Input, LookUpAnswer, Target, Transport, WriteState}
 pub use identity::{ProvenNames, covers};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, SessionRef, StreamId, Tid};
 pub use limit::Limit;
+pub use meet::{Departure, Meeting, Stay, Traveller};
 pub use message::{CoreStep, Message, PeerStep, SessionStep};
 pub use outbound::batch::OutBatch;
 pub use quota::newcomers::Stage;
 pub use quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 pub use reason::{CloseReason, EndReason};
 pub use request::{Giver, HEAD_OVERHEAD, Neighbour, Notice, SessionSide, Transit};
-pub use settings::{ChunkBounds, Expires, Limits, Settings};
+pub use settings::{Expires, Limits, MaxChunk, Settings, WebSocket};
 pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use self::core::{Core, Stop};
+use meet::Arrivals;
 use peers::Peers;
 use quota::counts::Quota;
 use sessions::Sessions;
@@ -79,6 +87,7 @@ pub struct Relay {
     peers: Peers,
     sessions: Sessions,
     quota: Quota,
+    arrivals: Arrivals,
     core: Core,
 }
 
@@ -88,13 +97,14 @@ impl Relay {
         let mut core = Core::new(me, settings, seed, now);
         let sessions = Sessions::new(&mut core.entropy);
         let quota = Quota::new(core.cores.len(), &mut core.entropy);
-        Self { peers: Peers::new(), sessions, quota, core }
+        let arrivals = Arrivals::new(&mut core.entropy);
+        Self { peers: Peers::new(), sessions, quota, arrivals, core }
     }
 
-    /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least.
+    /// Accepts a connection from `address`. If there is no room, the connection that has proven least makes it.
     ///
     /// # Errors
-    /// The limit that forbids it, where no other connection makes room: close it, and tell the log. A limit that only all
+    /// The limit that forbids it, if no other connection makes room: close it, and tell the log. A limit that only all
     /// cores together exceed is found a little later, and ends with [`Effect::Abort`].
     pub fn accept(&mut self, now: Instant, transport: Transport, address: IpAddr) -> Result<PeerKey, Limit> {
         self.core.now = now;
@@ -143,17 +153,17 @@ impl Relay {
         self.settle();
     }
 
-    /// What the caller must do next; `None`: nothing more.
+    /// The next effect for the caller; `None`: no more.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.core.effects.poll()
     }
 
-    /// Steps for another core, in the order in which it must be given them; `None`: no more.
+    /// Steps for another core, in the order in which that core must get them; `None`: no more.
     pub fn poll_messages(&mut self) -> Option<(CoreId, Vec<Message>)> {
         self.core.effects.poll_messages()
     }
 
-    /// Moves what `peer` may be sent now into `out`, which must be empty: one flush.
+    /// Moves the bytes that `peer` may be sent into `out`, which must be empty: one flush.
     pub fn poll_write(&mut self, now: Instant, peer: PeerKey, out: &mut OutBatch) -> WriteState {
         debug_assert!(out.is_empty(), "a batch is written before the next is asked for");
         self.core.now = now;
@@ -168,7 +178,7 @@ impl Relay {
         [alarm, self.sessions.next_ending()].into_iter().flatten().min()
     }
 
-    /// Takes the steps that are due on this core, until none is left.
+    /// Takes the due steps of this core, until none is left.
     fn settle(&mut self) {
         loop {
             while let Some(message) = self.core.inbox.pop_front() {
@@ -191,7 +201,10 @@ impl Relay {
     }
 
     fn step_of_session(&mut self, to: SessionRef, step: SessionStep) {
-        let Self { sessions, core, .. } = self;
+        let Self { sessions, arrivals, core, .. } = self;
+        let Some(step) = arrivals.hold(to, step) else {
+            return;
+        };
         match step {
             SessionStep::Head { giver, stream, transit } => self.on_request(to, giver, stream, transit),
             SessionStep::Body { stream, bytes } => self.on_request_body(to, stream, bytes),
@@ -205,6 +218,9 @@ impl Relay {
             }
             SessionStep::Guess => sessions.on_guess(to, core),
             SessionStep::Relieve { before, source } => sessions.on_relieve(to, source, before, core),
+            SessionStep::Meet { guest } => self.on_meet(to, &guest),
+            SessionStep::Met { host, answer } => self.on_met(to, host, answer),
+            SessionStep::Stay { guest } => self.on_stay(to, guest),
         }
     }
 
@@ -237,8 +253,10 @@ impl Relay {
     }
 
     fn step_of_core(&mut self, step: CoreStep) {
-        let Self { quota, core, .. } = self;
+        let Self { quota, sessions, core, .. } = self;
         match step {
+            CoreStep::Gone { session } => sessions.forget_departed(session),
+            CoreStep::Renamed { session, uris } => sessions.rename_departed(session, uris),
             CoreStep::Tally { from, who, tally } => quota.on_tally(from, who, tally, core),
             CoreStep::Ban { who, offence, until, culprit } => core.on_ban((who, offence), until, culprit),
             CoreStep::Newcomers { source, count } => core.newcomers.told(source, count),

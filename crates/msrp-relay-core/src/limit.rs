@@ -1,8 +1,8 @@
-//! Every bound that can bite, by the key of the config that moves it.
+//! Every bound that can bite, by its config key.
 //!
-//! What enforces a limit, here or in the runtime, counts and explains it under one of these names,
-//! so that a log line, a counter and the config speak of the same thing. What a limit is worth is in
-//! [`Limits`](crate::Limits) and in the config's table, not here.
+//! The code that enforces a limit, here or in the runtime, counts and explains it under one of these names, so that log
+//! lines, counters and the config use the same name. A limit's value is in [`Limits`](crate::Limits) and in the
+//! config's table, not here.
 
 /// Writes the list once instead of three times.
 macro_rules! limits {
@@ -19,12 +19,12 @@ macro_rules! limits {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// Whether it bites in ordinary use, and slows its sender and nothing else.
+            /// Whether it bites in ordinary use, and slows only its sender.
             pub fn is_ordinary(self) -> bool {
                 matches!(self, Self::QueueBytes | Self::BytesPerSecondPerUser)
             }
 
-            /// The key of the config that moves it.
+            /// Its config key.
             pub fn key(self) -> &'static str {
                 match self {
                     $(Self::$name => $key,)*
@@ -53,7 +53,7 @@ limits! {
     QueueBytes = "limits.queue_bytes_high",
     /// Queued bytes of all connections.
     QueueBytesTotal = "limits.queue_bytes_total",
-    /// Connections in all.
+    /// All connections.
     Connections = "limits.connections_max",
     /// The share of connections that may be unauthenticated.
     UnauthenticatedShare = "limits.unauthenticated_percent_max",
@@ -95,7 +95,7 @@ limits! {
     HeadTimeout = "limits.head_timeout",
     /// A TLS record too slow.
     RecordTimeout = "limits.record_timeout",
-    /// A receiver that takes nothing holds up the others on a connection that serves several sessions.
+    /// A receiver that takes nothing, while other sessions of a shared connection wait for it.
     StallTimeout = "limits.stall_timeout",
     /// A receiver that takes nothing.
     WriteTimeout = "limits.write_timeout",

@@ -1,11 +1,10 @@
 //! The steps of connections, sessions and cores, in envelopes that say who takes them: plain data, `Send`.
 //!
-//! Every step of a request is a [`Message`] to what takes the next one: a session, the connection the
-//! request leaves by, the connection it came in by. On one core that is a push onto a queue; between
-//! cores the same value crosses in a delivery. There is one path, not two.
+//! Every step of a request is a [`Message`] to the one that takes the next step: a session, the connection the request
+//! leaves by, the connection it came from. On one core, sending is a push onto a queue; between cores the same value
+//! crosses in a delivery. There is one path, not two.
 //!
-//! Order is kept between any two cores, which the whole design leans on: an end never overtakes
-//! the body before it.
+//! Order is kept between any two cores, and the whole design depends on it: an end never overtakes the body before it.
 
 use std::time::Instant;
 
@@ -14,34 +13,36 @@ use bytes::Bytes;
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 
-use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionRef, StreamId};
+use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionId, SessionRef, StreamId};
 use crate::limit::Limit;
+use crate::meet::{Answer, Guest};
 use crate::quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::{Giver, Neighbour, Notice, SessionSide, Transit};
+use crate::sessions::session::OwnUri;
 
-/// A step, in the envelope that says who takes it. The address is read from the envelope alone.
+/// A step, in the envelope that names its taker. The address is read from the envelope alone.
 #[derive(Debug)]
 pub enum Message {
     /// To the core that owns a session.
     ToSession {
         /// The session.
         to: SessionRef,
-        /// What it does.
+        /// The step.
         step: SessionStep,
     },
     /// To the core that owns a connection.
     ToPeer {
         /// The connection.
         to: PeerRef,
-        /// What it does.
+        /// The step.
         step: PeerStep,
     },
-    /// To a core as such.
+    /// To a core itself.
     ToCore {
         /// The core.
         to: CoreId,
-        /// What it does.
+        /// The step.
         step: CoreStep,
     },
 }
@@ -51,7 +52,7 @@ pub enum Message {
 pub enum SessionStep {
     /// A request begins whose first To-Path URI names the session.
     Head {
-        /// Who hands it over.
+        /// The connection or session that hands it over.
         giver: Giver,
         /// The request as it came in.
         stream: StreamId,
@@ -72,8 +73,8 @@ pub enum SessionStep {
         /// The continuation flag.
         flag: Flag,
     },
-    /// The hop after the session refuses a request that is still coming in. Without meaning for a request that has
-    /// ended: [`SessionStep::Failed`] follows once the hop has seen that.
+    /// The hop after the session refuses a request that is still coming in. Means nothing for a request that has ended:
+    /// [`SessionStep::Failed`] follows once that hop has seen the end.
     Broken {
         /// The request.
         stream: StreamId,
@@ -99,24 +100,41 @@ pub enum SessionStep {
         /// Why.
         reason: EndReason,
     },
-    /// What one of the session's sides was bound to is gone: its outer one as a rule, or the connection with the relay
+    /// The neighbour of one of the session's sides is gone: usually the outer one, or the connection with the relay
     /// that its client is behind.
     NeighbourLost {
-        /// What is gone; a session bound to something else does not care.
+        /// The lost neighbour; a session with another one ignores the step.
         neighbour: Neighbour,
-        /// Whether it had ever been up: if not, nothing was bound, and something else may be.
+        /// Whether it had ever been up. If not, nothing was bound, and another neighbour may be.
         was_up: bool,
-        /// The code for requests still running.
+        /// The code for requests that still run.
         status: Status,
     },
-    /// A relay further on has refused the credentials of an AUTH that came through the session.
+    /// A relay beyond this one refused the credentials of an AUTH that came through the session.
     Guess,
-    /// What a connection sent through the session is not taken, and the other sessions of that connection wait for it.
+    /// The session's receiver does not take what a connection sends, and other sessions of that connection wait for it.
     Relieve {
-        /// The session that was told before, whose next hop this one is.
+        /// The session that got this step before, whose next hop is this one.
         before: Option<SessionRef>,
         /// The connection that is held up.
         source: PeerRef,
+    },
+    /// A session of another core wants to be bound to this one, and to come here.
+    Meet {
+        /// That one.
+        guest: Guest,
+    },
+    /// The session that it wants to be bound to has answered.
+    Met {
+        /// The session that was asked.
+        host: SessionRef,
+        /// What it says.
+        answer: Answer,
+    },
+    /// A guest that the session expects stays where it is.
+    Stay {
+        /// The guest.
+        guest: SessionRef,
     },
 }
 
@@ -146,14 +164,14 @@ pub enum PeerStep {
         /// The continuation flag.
         flag: Flag,
     },
-    /// Answer a request that came in by the connection, or forget that it waits.
+    /// Answer a request that came from the connection, or forget that it waits.
     Answer {
         /// The request's number on the connection.
         sequence: u32,
         /// `None`: no answer is due.
         status: Option<Status>,
     },
-    /// The far end's own response to a request that came in by the connection (RFC 4976, 6.4.3).
+    /// The far end's own response to a request that came from the connection (RFC 4976, 6.4.3).
     Reply {
         /// The request's number on the connection.
         sequence: u32,
@@ -165,18 +183,18 @@ pub enum PeerStep {
         /// The whole frame.
         bytes: Bytes,
     },
-    /// Bytes that came in by the connection have been written or dropped.
+    /// Bytes that came from the connection have been written or dropped.
     Credit {
         /// The core that held them.
         from: CoreId,
         /// How many.
         bytes: usize,
     },
-    /// The core that was to have bytes which came in by the connection has given them to another.
+    /// A core that held bytes from the connection has passed them to another core.
     Lent {
-        /// The core that does not hold them any more.
+        /// The core that held them.
         from: CoreId,
-        /// The core that does.
+        /// The core that holds them.
         holder: CoreId,
         /// How many.
         bytes: usize,
@@ -185,15 +203,15 @@ pub enum PeerStep {
     Bind {
         /// The session.
         session: SessionRef,
-        /// The most bytes in one chunk towards it; see [`Settings::chunk_bounds`](crate::Settings).
+        /// The most bytes in one chunk towards it; see [`Settings::max_chunk`](crate::Settings).
         chunk_max: Option<u32>,
     },
-    /// A session is no longer bound to the connection; one we dialled closes once all is written.
+    /// A session is not bound to the connection any more; a dialled connection closes once all is written.
     Unbind {
         /// The session.
         session: SessionRef,
     },
-    /// What the connection has asked by way of a session will not be answered.
+    /// A request that the connection sent through a session will not be answered.
     Abandoned {
         /// The session.
         session: SessionRef,
@@ -203,9 +221,9 @@ pub enum PeerStep {
         /// The connection whose bytes wait.
         source: PeerRef,
     },
-    /// A relay further on has refused the credentials of an AUTH that the connection's client had us forward.
+    /// A relay beyond this one refused the credentials of an AUTH that we forwarded for the connection's client.
     Guessed {
-        /// Once too often.
+        /// This was one failure too many.
         too_many: bool,
     },
     /// A session of the connection's client is over.
@@ -213,19 +231,19 @@ pub enum PeerStep {
         /// The session.
         session: SessionRef,
     },
-    /// It has gone too far: its address or its user is refused for a while.
+    /// The connection has gone too far: its address or its user is refused for a while.
     Banned {
-        /// Who is.
+        /// The banned address or user.
         who: Who,
-        /// For what.
+        /// The offence.
         offence: Offence,
     },
-    /// It closes, once all that is queued for it is written.
+    /// The connection closes, once its queue is written.
     Close {
         /// Why.
         reason: CloseReason,
     },
-    /// The connection's address has too many: this one goes.
+    /// The connection's address has too many connections: this one goes.
     Excess {
         /// The limit.
         limit: Limit,
@@ -238,7 +256,7 @@ pub enum PeerStep {
         who: Who,
         /// The answer.
         granted: bool,
-        /// The core that has counted it, if it was granted and one did.
+        /// The core that counted it, if it was granted and a core did.
         counter: Option<CoreId>,
     },
 }
@@ -246,16 +264,16 @@ pub enum PeerStep {
 /// A step of a core.
 #[derive(Debug)]
 pub enum CoreStep {
-    /// Something has changed that the core counts for an address or a user.
+    /// A change of what the core counts for an address or a user.
     Tally {
-        /// The core that reports it.
+        /// The reporting core.
         from: CoreId,
-        /// Whose count.
+        /// The address or user.
         who: Who,
-        /// What has changed.
+        /// The change.
         tally: Tally,
     },
-    /// An address or a user is to be refused for a while.
+    /// An address or a user is refused for a while.
     Ban {
         /// Who.
         who: Who,
@@ -263,35 +281,47 @@ pub enum CoreStep {
         offence: Offence,
         /// Until when.
         until: Instant,
-        /// The connection that went too far.
+        /// The connection that caused it.
         culprit: Option<PeerRef>,
     },
-    /// About how many connections of a source that have proven nothing there are on all cores; the core has some of them.
+    /// About how many unproven connections a source has on all cores. The receiving core has some of them.
     Newcomers {
         /// The source.
         source: AddressKey,
         /// Its connections.
         count: u32,
     },
-    /// How many sessions of a user there are on all cores; the core has some of them.
+    /// A session that the core has minted, and that went elsewhere, is over.
+    Gone {
+        /// The session.
+        session: SessionId,
+    },
+    /// The same is called otherwise, or lives longer.
+    Renamed {
+        /// The session.
+        session: SessionId,
+        /// Its URIs.
+        uris: Vec<OwnUri>,
+    },
+    /// How many sessions a user has on all cores. The receiving core has some of them.
     Share {
         /// The user.
         user: UserKey,
         /// The user's sessions.
         sessions: u32,
     },
-    /// The core's memory budget is asked for a loan.
+    /// A core asks for a loan from the core's memory budget.
     Borrow {
         /// The core that asks.
         borrower: CoreId,
     },
-    /// The loan, which may be nothing, or the return of one.
+    /// The loan, which may be 0, or the return of one.
     Lend {
         /// The core that gives it.
         from: CoreId,
         /// How many bytes.
         bytes: usize,
-        /// The core that it is given to had lent it before.
+        /// The receiving core had lent it before.
         back: bool,
     },
 }
@@ -306,8 +336,8 @@ impl Message {
         }
     }
 
-    /// The core whose death makes this message void: the one that will send what it promises to follow,
-    /// or whose part of a sum it changes.
+    /// The core whose death makes this message void: the core that will send its continuation, or whose part of a sum
+    /// it changes.
     pub(crate) fn origin(&self) -> Option<CoreId> {
         match self {
             Self::ToSession { step, .. } => step.origin(),
@@ -321,6 +351,17 @@ impl SessionStep {
     fn origin(&self) -> Option<CoreId> {
         match self {
             Self::Head { stream, .. } => Some(stream.peer.core),
+            Self::Meet { guest: Guest { session, .. } } | Self::Stay { guest: session } => Some(session.core),
+            Self::Met { host, .. } => Some(host.core),
+            _ => None,
+        }
+    }
+
+    /// The request that it hands on, and the bytes that it holds against its sender's credit.
+    pub(crate) fn load(&self) -> Option<(StreamId, usize)> {
+        match self {
+            Self::Head { stream, transit, .. } => Some((*stream, transit.cost())),
+            Self::Body { stream, bytes } => Some((*stream, bytes.len())),
             _ => None,
         }
     }
@@ -335,7 +376,7 @@ impl PeerStep {
         }
     }
 
-    /// Bytes it holds against its sender's credit.
+    /// Bytes that it holds against its sender's credit.
     pub(crate) fn cost(&self) -> usize {
         match self {
             Self::Head { transit, .. } => transit.cost(),
@@ -360,7 +401,11 @@ impl CoreStep {
             Self::Tally { from, .. } | Self::Borrow { borrower: from } | Self::Lend { from, .. } => {
                 Some(*from)
             }
-            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } => None,
+            Self::Ban { .. }
+            | Self::Newcomers { .. }
+            | Self::Share { .. }
+            | Self::Gone { .. }
+            | Self::Renamed { .. } => None,
         }
     }
 }

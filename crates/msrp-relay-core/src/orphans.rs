@@ -1,13 +1,12 @@
 //! Requests that can go no further on this core while their bytes still come in.
 //!
-//! The connection they leave by is gone, or a session refused them, but the hop before does not know
-//! yet: it may have answered 200 already when it learns of it. Whether the sender is told by a
-//! response or by a REPORT is decided by what arrives here next (norms F7, F10): an aborted end means
-//! that the hop before has stopped the request and told its sender; a regular end means that it
-//! has not, and the notice goes out with the bytes counted up to then. So there is exactly one notice.
+//! Their connection is gone, or a session refused them, but the hop before does not know yet, and may have answered 200
+//! when it learns of it. The next thing that arrives here decides whether the sender hears by a response or by a REPORT
+//! (reqs F7, F10). An aborted end means that the hop before has stopped the request and told its sender. A regular end
+//! means that it has not: then the notice goes out with the bytes counted so far. So there is exactly one notice.
 //!
-//! Invariants: what is counted here has been credited; an entry goes with its request's end or with
-//! the core that would have sent it.
+//! Invariants: bytes counted here have been credited; an entry goes with its request's end, or with the core that would
+//! have sent the end.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -20,13 +19,13 @@ use crate::request::{Neighbour, Notice};
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 
-/// The orphaned requests of one core, by who was to take them.
+/// The orphaned requests of one core, by the neighbour that was to take them.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
     table: HashMap<(StreamId, Neighbour), Failure, BuildHasherDefault<SipHasher13>>,
 }
 
-/// What is to be told, and with which code.
+/// The notice for the sender, and its code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) notice: Notice,
@@ -34,7 +33,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// To the session whose hop failed.
+    /// The message for the session whose hop failed.
     pub(crate) fn into_message(self) -> Message {
         Message::ToSession {
             to: self.notice.session,
@@ -60,7 +59,7 @@ impl Orphans {
         }
     }
 
-    /// The end of a request. Returns what is to be told now.
+    /// The end of a request. Returns the failure to report, if one is due.
     pub(crate) fn end(&mut self, place: Neighbour, stream: StreamId, flag: Flag) -> Option<Failure> {
         let failure = self.table.remove(&(stream, place))?;
         (flag != Flag::Aborted).then_some(failure)

@@ -5,9 +5,9 @@ use crate::limit::Limit;
 /// Why the relay closes a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseReason {
-    /// Frames cannot be told apart any more (C4).
+    /// The end of a frame cannot be found (C4).
     Unparseable,
-    /// AUTH for a name that is not ours (C3).
+    /// A request for another host (C3).
     Misaddressed,
     /// AUTH on a connection without TLS (A1).
     AuthWithoutTls,
@@ -17,13 +17,13 @@ pub enum CloseReason {
     AuthFailures,
     /// The body of a request other than SEND exceeded 10240 bytes (RFC 4975, 7.1).
     BodyTooLong,
-    /// It has had too many requests refused, and has proven nothing.
+    /// Too many of its requests were refused, and it has proven nothing.
     Refusals,
     /// A limit, which the log names, was reached.
     Limit(Limit),
     /// The process has no descriptor left, and this connection has proven least.
     NoDescriptor,
-    /// It has no use any more.
+    /// It has not been used for too long.
     Idle,
     /// The peer sends no more.
     Ended,
@@ -36,7 +36,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether it is what the peer sent, in frames of its own, that ends the connection.
+    /// Whether the peer's own frames end the connection.
     pub(crate) fn is_for_requests(self) -> bool {
         match self {
             Self::Misaddressed
@@ -45,7 +45,7 @@ impl CloseReason {
             | Self::AuthFailures
             | Self::BodyTooLong
             | Self::Refusals => true,
-            // What found that has told of it.
+            // Logged already, where it was found.
             Self::Unparseable | Self::Limit(_) | Self::NoDescriptor => false,
             Self::Idle | Self::Ended | Self::SessionOver | Self::Stopping | Self::Operator => false,
         }

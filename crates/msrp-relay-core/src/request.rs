@@ -1,4 +1,4 @@
-//! What travels of a request: its head on the way, which hop has it, and what is kept to tell its sender of a failure.
+//! What travels of a request: its head, the hop that has it, and what is kept to report a failure to its sender.
 //!
 //! Plain data, `Send`. Owns nothing; the bytes of a head are shared and never altered (RFC 4976, 6.4.1).
 
@@ -11,12 +11,11 @@ use msrp_proto::uri::Path;
 
 use crate::ids::{CoreId, PeerRef, SessionRef, StreamId};
 
-/// What a request costs in a queue beside its bytes: its head as it was understood, its end, and what is
-/// kept to answer it. In bytes.
+/// What a request costs in a queue beside its bytes: its parsed head, its end, and what is kept to answer it. In bytes.
 pub const HEAD_OVERHEAD: usize = 1024;
 
-/// A head on its way through this relay: the bytes as they came, and how many of our URIs have
-/// left the front of its To-Path so far.
+/// A head that travels through this relay: the bytes as they came, and how many of our URIs have left the front of its
+/// To-Path so far.
 #[derive(Clone, Debug)]
 pub struct Transit {
     /// Offsets into `bytes`.
@@ -39,7 +38,7 @@ impl Transit {
         }
     }
 
-    /// To-Path as the hop that has it now sees it.
+    /// To-Path as the present hop sees it.
     pub(crate) fn to_path(&self) -> Path<'_> {
         self.head.to_path(&self.bytes).after(usize::from(self.moves))
     }
@@ -49,20 +48,19 @@ impl Transit {
         self.head.from_path(&self.bytes)
     }
 
-    /// From-Path as the hop that has it now received it: the URIs already moved, nearest first,
-    /// then the path as it came.
+    /// From-Path as the present hop received it: the moved URIs, nearest first, then the path as it came.
     pub(crate) fn append_from_path(&self, out: &mut Vec<u8>) {
         self.append_from_path_after(usize::from(self.moves), out);
     }
 
-    /// The same when only so many URIs had been moved.
+    /// The same as of an earlier hop, when so many URIs had moved.
     pub(crate) fn append_from_path_after(&self, moves: usize, out: &mut Vec<u8>) {
         for part in self.parts_of_from_path(moves) {
             out.extend_from_slice(part);
         }
     }
 
-    /// Whether that is this path, byte by byte.
+    /// Whether `path` is that path, byte by byte.
     pub(crate) fn is_from_path_after(&self, moves: usize, path: &[u8]) -> bool {
         let rest = self.parts_of_from_path(moves).try_fold(path, |rest, part| rest.strip_prefix(part));
         rest.is_some_and(<[u8]>::is_empty)
@@ -74,13 +72,13 @@ impl Transit {
         moved.flat_map(|uri| [uri, b" "]).chain([self.received_from_path().as_bytes()])
     }
 
-    /// What the head costs against its sender's credit, in bytes: its own, and what we keep
-    /// beside it. Without the second part a flood of empty messages would be free.
+    /// What the head costs against its sender's credit, in bytes: its own, and what we keep beside it. Without the
+    /// second part a flood of empty messages would cost its sender nothing.
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + HEAD_OVERHEAD
     }
 
-    /// A copy that does not hold the read buffer of a busy connection in memory.
+    /// A copy that does not keep the read buffer of a busy connection in memory.
     pub(crate) fn compact(self) -> Self {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
     }
@@ -90,7 +88,7 @@ impl Transit {
         match self.method() {
             Method::Report => false,
             Method::Send => self.head.failure_report() != FailureReport::No,
-            // Without a method it may be a SEND.
+            // A request without a method may be a SEND.
             _ if self.head.method_bytes(&self.bytes).is_empty() => {
                 self.head.failure_report() != FailureReport::No
             }
@@ -99,7 +97,7 @@ impl Transit {
     }
 }
 
-/// A Message-ID: short ones, which is nearly all of them, need no allocation of their own.
+/// A Message-ID. Short ones, nearly all of them, need no allocation of their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum MessageId {
     Short { bytes: [u8; 39], len: u8 },
@@ -127,8 +125,8 @@ impl MessageId {
     }
 }
 
-/// All that is needed to tell a request's sender that its bytes did not arrive (RFC 4976, 6.4.1),
-/// kept until the next hop has answered.
+/// All that is needed to tell a request's sender that its bytes did not arrive (RFC 4976, 6.4.1), kept until the next
+/// hop has answered.
 #[derive(Clone, Debug)]
 pub struct Notice {
     /// The request as it came in.
@@ -142,21 +140,21 @@ pub struct Notice {
     /// From-Path as this hop received it: where a REPORT goes.
     pub(crate) report_to: Arc<[u8]>,
     pub(crate) message_id: Option<MessageId>,
-    /// The bytes concerned; the end is computed from what was handed on.
+    /// The bytes concerned; the end is computed from the bytes that were forwarded.
     pub(crate) range: ByteRange,
     /// How many of our URIs the request had moved when it left.
     pub(crate) moves: u8,
 }
 
 impl Notice {
-    /// Whether two notices speak of the same message, in the same direction.
+    /// Whether two notices are about the same message, in the same direction.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.message_id.is_some()
             && (self.session, self.inward, &self.message_id)
                 == (other.session, other.inward, &other.message_id)
     }
 
-    /// Whether a request on its way out belongs to the same message, in the same direction.
+    /// Whether a request that leaves belongs to the same message, in the same direction.
     pub(crate) fn is_of(&self, side: SessionSide, transit: &Transit) -> bool {
         let message_id = transit.head.message_id(&transit.bytes);
         transit.method() == Method::Send
@@ -165,7 +163,7 @@ impl Notice {
             && self.message_id.as_ref().map(MessageId::as_bytes) == message_id
     }
 
-    /// More bytes are concerned. The numbers are the peer's: they may be at the edge of 64 bits.
+    /// Adds bytes. The numbers are the peer's: they may be at the edge of 64 bits.
     pub(crate) fn extend(&mut self, bytes: u64) {
         let before = self.range.start.saturating_sub(1);
         let end = self.range.end.unwrap_or(before);
@@ -180,14 +178,14 @@ impl Notice {
     }
 }
 
-/// Who hands a request to a session.
+/// What hands a request to a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Giver {
     /// The connection the request came in by.
     Peer,
-    /// The same, where it leads to a relay that has proven to be the host of the first URI in From-Path.
+    /// The same, if its peer is a relay that has proven to be the host of the first URI in From-Path.
     Relay,
-    /// Another session of this relay, the hop before (both ends behind this relay).
+    /// Another session of this relay: the hop before, if both ends are behind this relay.
     Session(SessionRef),
 }
 
@@ -201,19 +199,19 @@ impl Giver {
     }
 }
 
-/// What a session's outer side is bound to (RFC 4975, 5.4).
+/// What a side of a session is bound to (RFC 4975, 5.4). The inner side is never bound to another session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Neighbour {
-    /// A connection, dialled by us or by them.
+    /// A connection, dialled by us or by the peer.
     Peer(PeerRef),
     /// A session of this relay.
     Session(SessionRef),
 }
 
-/// Who hands a request to the connection that it leaves by.
+/// The session, and the side of it, that hands a request to the outgoing connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionSide {
-    /// The session whose URI was moved last.
+    /// The session whose URI moved last.
     pub(crate) session: SessionRef,
     /// Whether the request goes to that session's inner side.
     pub(crate) inward: bool,

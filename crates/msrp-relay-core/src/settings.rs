@@ -1,17 +1,17 @@
-//! What one core's relay knows of the configuration: plain data, valid by construction (the config
-//! checks it), the same on every core.
+//! The part of the configuration that one core's relay needs: plain data, valid by construction (the config checks it),
+//! the same on every core.
 
 use std::time::Duration;
 
 use crate::identity::covers;
 use crate::request::HEAD_OVERHEAD;
-use msrp_proto::digest::Algorithm;
+use msrp_proto::digest::{Algorithm, TimedNames};
 use msrp_proto::uri::{MsrpUri, host_matches};
 
-/// What the relay needs to know of its configuration.
+/// What the relay needs of its configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The host of the URIs it mints; what its certificate proves.
+    /// The host of the URIs it mints, which its certificate proves.
     pub hostname: String,
     /// The realm of every challenge; absent: the To-Path host of the AUTH.
     pub realm: Option<String>,
@@ -23,42 +23,59 @@ pub struct Settings {
     pub cores: u16,
     /// Digest algorithms offered, strongest first.
     pub algorithms: Vec<Algorithm>,
+    /// Which user names say until when they are good: everything is counted for the user that they mean.
+    pub timed_names: TimedNames,
     /// How long a challenge may be answered.
     pub challenge_lifetime: Duration,
     /// Failed AUTHs after which a connection is closed.
     pub max_attempts: u32,
-    /// AUTH accepted without TLS: for debugging only.
+    /// Accepts AUTH without TLS: for debugging only.
     pub insecure_plain: bool,
     /// How long a session may last.
-    pub expires: Expires,
+    pub sessions: Expires,
     /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
-    pub allow_other_methods: bool,
+    pub methods_allow_other: bool,
     /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
     /// absent: any that prove their name.
     pub relays: Option<Vec<String>>,
-    /// Other relays may ask for sessions for their clients.
+    /// Other relays may ask for sessions on behalf of their clients.
     pub serves_relays: bool,
-    /// Requests that come through a relay which has not proven its name are refused.
-    pub relays_must_prove: bool,
-    /// The port in the URIs of clients whose relay asked by a connection that we had opened.
+    /// Refuses requests that come through a relay which has not proven its name.
+    pub unproven_relays_refused: bool,
+    /// The port in the URIs of clients whose relay asked by a connection that we opened.
     pub tls_port: Option<u16>,
     /// `msrp` next hops may be dialled.
-    pub dial_plain: bool,
-    /// What some peers take in one chunk.
-    pub chunk_bounds: ChunkBounds,
+    pub outbound_plain: bool,
+    /// The chunk sizes that some peers take.
+    pub max_chunk: MaxChunk,
+    /// What clients by WebSocket are sent, and where others reach them.
+    pub websocket: WebSocket,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// What clients by WebSocket are sent, and where others reach them (RFC 7977).
+#[derive(Clone, Copy, Debug)]
+pub struct WebSocket {
+    /// The longest message, in bytes.
+    pub max_message: u32,
+    /// Body bytes that may be unanswered in one session.
+    pub window: u64,
+    /// The scheme of their URIs, ...
+    pub secure: bool,
+    /// ... and the port: one that speaks MSRP over TCP, whatever port they came in by.
+    pub port: u16,
 }
 
 /// The bounds of Expires, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Expires {
-    /// The least that is granted.
-    pub seconds_min: u64,
-    /// Announced where the client asked for nothing.
-    pub seconds_default: u64,
-    /// The most that is granted.
-    pub seconds_max: u64,
+    /// The shortest time granted.
+    pub expires_min: u64,
+    /// The time announced if the client asked for none.
+    pub expires_default: u64,
+    /// The longest time granted.
+    pub expires_max: u64,
     /// Whether the announced default ends the session too.
     pub enforce_default: bool,
 }
@@ -81,18 +98,18 @@ impl Settings {
     }
 }
 
-/// The most body bytes of one SEND towards some peers, by the hosts in their URIs. A peer that is not among them takes
-/// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
+/// The most body bytes of one SEND towards some peers, by the hosts in their URIs. Any other peer takes chunks of any
+/// length. Asked when a connection is dialled or a session bound to one, never for a chunk.
 #[derive(Clone, Debug, Default)]
-pub struct ChunkBounds(Vec<(String, u32)>);
+pub struct MaxChunk(Vec<(String, u32)>);
 
-impl ChunkBounds {
-    /// Each host is a name, an address without brackets, or `*.` and a name: whatever has one label before that.
+impl MaxChunk {
+    /// Each host is a name, an address without brackets, or `*.` and a name, for any host with one more label.
     pub fn new(bounds: impl IntoIterator<Item = (String, u32)>) -> Self {
         Self(bounds.into_iter().collect())
     }
 
-    /// The bound of a host as it stands in a URI: what names it whole decides before what names it by `*`.
+    /// The bound of a host as a URI has it: an entry with the whole name decides before one with `*`.
     pub(crate) fn of_host(&self, host: &str) -> Option<u32> {
         let bound_of = |is_named: &dyn Fn(&str) -> bool| {
             self.0.iter().find(|(name, _)| is_named(name)).map(|(_, bound)| *bound)
@@ -112,24 +129,24 @@ impl ChunkBounds {
 /// Bounds of one core's relay. Those per address and per user hold for all cores together.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes received from a connection and not yet written out at which reading stops.
+    /// Bytes received from a connection and not yet written out, at which reading stops.
     pub queue_bytes_high: usize,
-    /// ... and at which it goes on. At least `request_bytes_max`.
+    /// The same, at which reading goes on. At least `request_bytes_max`.
     pub queue_bytes_low: usize,
-    /// The most that a request which must be complete before it is written can cost: a head, 10240
-    /// bytes of body, and what is kept beside it. Whatever the pressure, so much is read.
+    /// The most that a request which must be complete before it is written can cost: a head, 10240 bytes of body, and
+    /// what is kept beside it. So much is always read, whatever the pressure.
     pub request_bytes_max: usize,
     /// Bytes queued on all cores together.
     pub queue_bytes_total: usize,
-    /// Bytes handed over at a time.
+    /// Bytes of one flush.
     pub flush_bytes_max: usize,
     /// Connections of this core.
     pub connections_per_core_max: usize,
-    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    /// How many of those may have neither authenticated nor had a request forwarded.
     pub unauthenticated_per_core_max: usize,
     /// Connections from one address.
     pub connections_per_address_max: u32,
-    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    /// How many of those may have neither authenticated nor had a request forwarded.
     pub unauthenticated_per_address_max: u32,
     /// Requests sent on one connection and not answered, and requests received and not answered.
     pub transactions_per_peer_max: usize,
@@ -149,7 +166,7 @@ pub struct Limits {
     pub bytes_per_second_per_user_max: u64,
     /// How long an accepted connection may go without a request that succeeds.
     pub first_request_timeout: Duration,
-    /// How long one session may hold up the others on a connection that serves several.
+    /// How long one session may hold up the others on a connection with several.
     pub stall_timeout: Duration,
     /// How long a connection that serves no session may be silent.
     pub idle_timeout: Duration,
@@ -191,13 +208,13 @@ impl Default for Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::ChunkBounds;
+    use super::MaxChunk;
 
     // I14: hosts are compared as URIs are; `*` is one label.
     #[test]
     fn the_whole_name_decides_before_the_wildcard() {
         let bounds = [("*.example.org", 1), ("kam.example.org", 2), ("192.0.2.7", 3), ("2001:db8::7", 4)];
-        let bounds = ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
+        let bounds = MaxChunk::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
         for (host, bound) in [
             ("a.example.org", Some(1)),
             ("KAM.Example.Org", Some(2)),
@@ -213,6 +230,6 @@ mod tests {
         assert_eq!(bounds.of_uri(b"msrps://[2001:db8::7]:2855/x;tcp"), Some(4));
         assert_eq!(bounds.of_uri(b"msrps://alice@kam.example.org:2855/x;tcp"), Some(2));
         assert_eq!(bounds.of_uri(b"no URI"), None);
-        assert_eq!(ChunkBounds::default().of_host("kam.example.org"), None);
+        assert_eq!(MaxChunk::default().of_host("kam.example.org"), None);
     }
 }

@@ -1,30 +1,29 @@
-//! Who waits for a response on one connection: the requests this relay sent there.
+//! The open transactions of one connection: requests that this relay sent there and that await a response.
 //!
-//! Invariants: a transaction ends once, by its response, its deadline or the loss of the
-//! connection; at most `transactions_per_peer_max` are open, fewer if they hold long paths or memory is short, and
-//! the connection takes no new request beyond that; the table drains and gives its memory back. What it takes counts
-//! against the memory budget.
-//! RFC 4976, 6.4.1 (the 30 s) and 6.4.3.
+//! Invariants: a transaction ends once, by its response, its deadline or the loss of the connection; at most
+//! `transactions_per_peer_max` are open, fewer if they hold long paths or memory is short, and the connection takes no
+//! new request beyond that; the table empties and gives its memory back. Its bytes count against the memory budget. RFC
+//! 4976, 6.4.1 (the 30 s) and 6.4.3.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::ids::{StreamId, Tid};
+use crate::ids::{SessionRef, StreamId, Tid};
 use crate::request::Notice;
 use msrp_proto::head::FailureReport;
 
 /// How long a response may take, from the last byte handed over (RFC 4976, 6.4.1).
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that a transaction may hold on average when the table is full. An ordinary one holds
-/// half of that; paths are shared by successors, but a peer may send a long one and another in turn.
+/// Bytes that a transaction may hold on average when the table is full. An ordinary one holds half of that. Later
+/// requests share paths, but a peer may alternate long ones.
 const WEIGHT_MAX: usize = 1024;
 /// Entries that an empty table keeps room for.
 const ROOM_KEPT: usize = 64;
 
-/// The transaction ids are this relay's own random bytes: they need no further hashing, and
-/// no peer can choose what is put into the table.
+/// The transaction ids are this relay's own random bytes: they need no further hashing, and no peer can choose a key of
+/// the table.
 #[derive(Default, Debug)]
 pub(crate) struct TidHasher(u64);
 
@@ -46,7 +45,7 @@ impl Hasher for TidHasher {
 /// How many transactions one connection may have open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
-    /// Before the next request waits: fewer than `max` while memory is short.
+    /// How many before the next request waits: fewer than `max` while memory is short.
     pub(crate) now: usize,
     /// At most.
     pub(crate) max: usize,
@@ -64,20 +63,56 @@ impl Room {
     }
 }
 
-/// Transactions of one connection above which no request is written to it while memory is short: the floor of
-/// `limits.transactions_per_peer_max`, so that a peer that answers is still sent to.
+/// How many transactions of one connection hold back further requests while memory is short: the floor of
+/// `limits.transactions_per_peer_max`, so that a peer that answers still gets requests.
 const PRESSED_MAX: usize = 16;
 
 /// The open transactions of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     open: HashMap<Tid, Transaction, BuildHasherDefault<TidHasher>>,
-    /// Those that will be answered.
+    /// Transactions that will be answered.
     awaited: Order,
-    /// Requests with Failure-Report `partial`: an answer comes only to refuse them.
+    /// Requests with Failure-Report `partial`: a peer answers them only to refuse them.
     unlikely: Order,
     /// Bytes held by the open ones.
     weight: usize,
+    /// Body bytes of those that will be answered, where that is counted.
+    unanswered: Option<Unanswered>,
+}
+
+/// Body bytes that wait for a response, by session: few at a time on one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Unanswered(Vec<(SessionRef, u64)>);
+
+impl Unanswered {
+    pub(crate) fn of(&self, session: SessionRef) -> u64 {
+        self.0.iter().find(|(one, _)| *one == session).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    fn add(&mut self, notice: &Notice) {
+        let bytes = body_bytes(notice);
+        match self.0.iter_mut().find(|(one, _)| *one == notice.session) {
+            Some((_, sum)) => *sum += bytes,
+            None if bytes > 0 => self.0.push((notice.session, bytes)),
+            None => {}
+        }
+    }
+
+    fn subtract(&mut self, notice: &Notice) {
+        let found = self.0.iter().position(|(one, _)| *one == notice.session);
+        if let Some((index, (_, sum))) = found.and_then(|index| Some((index, self.0.get_mut(index)?))) {
+            *sum = sum.saturating_sub(body_bytes(notice));
+            if *sum == 0 {
+                self.0.swap_remove(index);
+            }
+        }
+    }
+}
+
+fn body_bytes(notice: &Notice) -> u64 {
+    let end = notice.range.end.unwrap_or(0);
+    (end + 1).saturating_sub(notice.range.start)
 }
 
 /// Oldest first; ids whose transaction has ended stay until they reach the front.
@@ -103,6 +138,16 @@ impl Transactions {
         self.weight
     }
 
+    /// Counts body bytes by session from now on.
+    pub(crate) fn count_by_session(&mut self) {
+        self.unanswered = Some(Unanswered::default());
+    }
+
+    /// Body bytes that will be answered, where they are counted.
+    pub(crate) fn unanswered(&self) -> Option<&Unanswered> {
+        self.unanswered.as_ref()
+    }
+
     /// Whether another request must wait.
     pub(crate) fn is_full(&self, room: Room) -> bool {
         self.awaited.open >= room.now || self.is_heavy(room)
@@ -112,13 +157,16 @@ impl Transactions {
         self.weight >= room.max.saturating_mul(WEIGHT_MAX)
     }
 
-    /// The last byte of a request has been handed over. Answers that are unlikely to come hold up
-    /// nothing: the oldest are no longer waited for if there are too many.
+    /// The last byte of a request has been handed over. Unlikely answers hold up nothing: if there are too many, the
+    /// oldest are given up.
     pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, room: Room) {
         self.weight += weight(&notice);
         let order = self.order_of(&notice);
         order.tids.push_back(tid);
         order.open += 1;
+        if let Some(unanswered) = self.unanswered.as_mut().filter(|_| is_counted(&notice)) {
+            unanswered.add(&notice);
+        }
         let deadline = now + RESPONSE_TIMEOUT;
         self.open.insert(tid, Transaction { notice, deadline });
         while self.unlikely.open > room.max || self.is_heavy(room) {
@@ -130,28 +178,29 @@ impl Transactions {
         if self.unlikely.open > room.now
             && let Some(oldest) = self.unlikely.tids.front().copied()
         {
-            // Where there is little room there come to be no more, but those that there are stay.
+            // With little room, their number stays as it is.
             self.end(oldest);
         }
     }
 
-    /// A response has come. `None`: nothing waits for it (a stray, or the second of two).
+    /// A response has come. `None`: no request awaits it (a stray, or the second of two).
     pub(crate) fn end(&mut self, tid: Tid) -> Option<Notice> {
         let ended = self.open.remove(&tid)?;
         self.weight -= weight(&ended.notice);
         self.order_of(&ended.notice).open -= 1;
+        self.note_ended(&ended.notice);
         self.forget_ended();
         Some(ended.notice)
     }
 
-    /// Gives up the one that has waited longest, so that another can begin.
+    /// Gives up the request that has waited longest, so that another can begin.
     pub(crate) fn give_up_oldest(&mut self) -> Option<Notice> {
         let oldest = *self.awaited.tids.front()?;
         self.end(oldest)
     }
 
-    /// One piece of a request has failed, and the request with it: its other pieces are no longer
-    /// waited for. Returns the failed piece's notice, widened to cover them.
+    /// One piece of a request has failed, and the request with it: its other pieces do not wait any longer. Returns the
+    /// failed piece's notice, widened to cover them.
     pub(crate) fn absorb(&mut self, mut notice: Notice) -> Notice {
         if let Some(pieces) = self.take_merged(notice.stream) {
             notice.widen(pieces.range);
@@ -159,7 +208,7 @@ impl Transactions {
         notice
     }
 
-    /// Ends the transactions of all pieces of a request, into one notice of those awaited.
+    /// Ends the transactions of all pieces of a request, into one notice of the awaited ones.
     pub(crate) fn take_merged(&mut self, stream: StreamId) -> Option<Notice> {
         let mut merged: Option<Notice> = None;
         for (_, ended) in self.open.extract_if(|_, t| t.notice.stream == stream) {
@@ -169,6 +218,9 @@ impl Transactions {
                 continue;
             }
             self.awaited.open -= 1;
+            if let Some(unanswered) = &mut self.unanswered {
+                unanswered.subtract(&ended.notice);
+            }
             match &mut merged {
                 Some(merged) => merged.widen(ended.notice.range),
                 None => merged = Some(ended.notice),
@@ -178,8 +230,8 @@ impl Transactions {
         merged
     }
 
-    /// The next transaction that has waited too long; `None` when there is none left. Silence about
-    /// an answer that was unlikely is fine (norm F8).
+    /// The next transaction that has waited too long; `None` when there is none left. Silence instead of an unlikely
+    /// answer is fine (req F8).
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Notice> {
         while let Some(tid) = self.overdue(&self.unlikely, now) {
             self.end(tid);
@@ -200,17 +252,27 @@ impl Transactions {
         fronts.into_iter().flatten().filter_map(|tid| self.open.get(tid)).map(|t| t.deadline).min()
     }
 
-    /// The connection is gone: everything still awaited, oldest first, the pieces of one message
-    /// merged into one notice (one REPORT per Message-ID, not a storm).
+    /// The connection is gone. Returns every awaited request, oldest first, with the pieces of one message merged into
+    /// one notice (one REPORT per Message-ID, not a storm).
     pub(crate) fn drain_merged(&mut self) -> Vec<Notice> {
         let mut merged: Vec<Notice> = Vec::new();
+        let counts = self.unanswered.is_some();
         let Self { mut open, awaited, .. } = std::mem::take(self);
+        if counts {
+            self.count_by_session();
+        }
         for tid in awaited.tids {
             if let Some(transaction) = open.remove(&tid) {
                 merge(&mut merged, transaction.notice);
             }
         }
         merged
+    }
+
+    fn note_ended(&mut self, notice: &Notice) {
+        if let Some(unanswered) = self.unanswered.as_mut().filter(|_| is_counted(notice)) {
+            unanswered.subtract(notice);
+        }
     }
 
     fn order_of(&mut self, notice: &Notice) -> &mut Order {
@@ -231,26 +293,31 @@ impl Transactions {
                 order.tids.shrink_to(ROOM_KEPT);
             }
         }
-        // A burst must not be remembered in memory for as long as the connection lives.
+        // A burst must not take memory for as long as the connection lives.
         if self.open.is_empty() && self.open.capacity() > 4 * ROOM_KEPT {
             self.open.shrink_to(ROOM_KEPT);
         }
     }
 }
 
-/// What a transaction takes at most: the tables it stands in may be half empty, and a path may be its own.
+/// Whether an answer is sure to come.
+fn is_counted(notice: &Notice) -> bool {
+    notice.failure_report != FailureReport::Partial
+}
+
+/// The most bytes that a transaction takes: its tables may be half empty, and its path may be its own.
 fn weight(notice: &Notice) -> usize {
     const ENTRY: usize = size_of::<Transaction>() + 2 * size_of::<Tid>() + 1;
     let id = notice.message_id.as_ref().map_or(0, |id| id.as_bytes().len());
     2 * ENTRY + notice.report_to.len() + id
 }
 
-/// How far back pieces of the same message are looked for: messages rarely interleave deeper, and
-/// thousands of different ones must not cost their square.
+/// How far back to look for pieces of the same message: messages rarely interleave deeper, and thousands of different
+/// ones must not cost quadratic time.
 const MERGE_WINDOW: usize = 64;
 
-/// Adds a failure to a list, widening the range of an earlier one of the same message that it
-/// continues: bytes between two failures may have arrived, or have been told of already.
+/// Adds a failure to a list, widening the range of an earlier one of the same message that it continues: bytes between
+/// two failures may have arrived, or been reported already.
 pub(crate) fn merge(merged: &mut Vec<Notice>, notice: Notice) {
     let continues = |n: &&mut Notice| {
         n.session == notice.session
@@ -308,7 +375,7 @@ mod tests {
         }
     }
 
-    // Where there is little room no more are kept than there are, and none is given up for that alone.
+    // With little room, no more are kept than exist, and none is given up for that alone.
     #[test]
     fn unlikely_answers_beyond_the_room_take_the_place_of_the_oldest() {
         let (mut entropy, now) = (Entropy::new([6; 32]), Instant::now());
@@ -389,8 +456,8 @@ mod tests {
         assert_eq!((table.len(), table.awaited.open, table.unlikely.open, table.weight), (0, 0, 0, 0));
     }
 
-    // F8: what is awaited comes out when it is due, oldest first; what was unlikely goes in silence, and only
-    // what is awaited holds up others.
+    // F8: an awaited request comes out when it is due, oldest first; an unlikely one goes in silence. Only awaited ones
+    // hold up others.
     #[test]
     fn what_was_awaited_for_too_long_comes_out_and_what_was_unlikely_does_not() {
         let (mut entropy, now) = (Entropy::new([5; 32]), Instant::now());

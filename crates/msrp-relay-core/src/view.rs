@@ -1,20 +1,20 @@
 //! What an operator may see of the sessions.
 //!
-//! Invariants: a session id is a secret, so no more of it leaves the relay than its prefix, and of a URI nothing but host
-//! and port; nothing here takes longer than a look at one session, but for the list of all, which is names alone.
+//! Invariants: a session id is a secret, so only its prefix leaves the relay, and of a URI only host and port; nothing
+//! here takes longer than a look at one session, except the list of all, which holds only names.
 
 use std::time::Duration;
 
 use msrp_proto::uri::{MsrpUri, Path};
 
-use crate::ids::{PeerKey, PeerRef, SessionId, SessionKey};
+use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionKey};
 use crate::request::Neighbour;
 
-/// A session on this core, whether or not it is still there.
+/// A session on this core, which may have ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionHandle(pub(crate) SessionKey);
 
-/// What there is to say of one session.
+/// What an operator may see of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionView {
     /// Prefix of its id.
@@ -25,15 +25,15 @@ pub struct SessionView {
     pub realm: String,
     /// How long ago it was opened.
     pub age: Duration,
-    /// When it is over, unless it is prolonged; `None`: with its connection.
+    /// When it ends, unless it is prolonged; `None`: with its connection.
     pub expires_in: Option<Duration>,
-    /// Whether anything is at its other side.
+    /// The state of its other side.
     pub state: SessionState,
     /// Its client's connection; `None` if the client is behind a relay.
     pub client: Option<PeerKey>,
     /// Host and port of the relay that its client is behind.
     pub relay: Option<String>,
-    /// Who is, or was, at its other side.
+    /// The peer at its other side, also after it is gone.
     pub far: Option<Far>,
     /// Body bytes that came from the client and were sent on.
     pub bytes_from_client: u64,
@@ -41,16 +41,16 @@ pub struct SessionView {
     pub bytes_to_client: u64,
 }
 
-/// What a session's other side is.
+/// The state of a session's other side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionState {
     /// Nothing yet.
     Unbound,
     /// A connection or another session.
     Bound,
-    /// One that is gone.
+    /// A connection or session that is gone.
     Lost,
-    /// The session has expired; what is under way may still be reported.
+    /// The session has expired; requests under way may still be reported.
     Expired,
 }
 
@@ -81,20 +81,22 @@ pub enum Far {
     Session(String),
 }
 
-/// On whose behalf a connection is there.
+/// The session and user that a connection serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// Prefix of the id of its session: its own, or the one that it was dialled for or is the other side of.
+    /// Prefix of a session's id: its own session, or the one that it was dialled for, or whose other side it is.
     pub session: Option<String>,
     /// The user of that session, if it is the client's own connection or was dialled for the client.
     pub user: Option<String>,
 }
 
-/// Which sessions a prefix means.
+/// The sessions with a given prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
     /// This one.
     One(SessionHandle),
+    /// One that was opened here and has moved to this core.
+    Moved(CoreId),
     /// None.
     Nothing,
     /// So many.
@@ -128,8 +130,8 @@ fn authority(uri: &[u8]) -> String {
     }
 }
 
-/// The position of the core that a session with this prefix is at home on; `None` if it is too short to tell, or of no
-/// session of this relay.
+/// The position of the home core of a session with this prefix; `None` if the prefix is too short, or not of a session
+/// of this relay.
 #[must_use]
 pub fn home_of_prefix(prefix: &str) -> Option<u16> {
     SessionId::home_of_prefix(prefix)

@@ -1,8 +1,7 @@
 //! What the relay allocates while it forwards, in steady state, on one core: nothing.
 //!
-//! Counted are the calls of the relay alone, after it has grown as large as this load makes it; what the runtime does
-//! around them (buffers to receive into and to encrypt into) is not in here. A count is no time: it is the same on every
-//! machine.
+//! Counts only the relay's own calls, after it has grown as large as this load makes it. The runtime's buffers around
+//! them (to receive into and to encrypt into) are not included. A count is not a time: it is the same on every machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 #![allow(
     clippy::disallowed_methods,
@@ -28,11 +27,12 @@ struct Counting;
 static ALLOCATOR: Counting = Counting;
 
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: everything is the system's allocator's, which keeps the trait's promises; counting touches no memory of the heap.
+// SAFETY: all methods are the system allocator's, which keeps the trait's contract; counting touches no memory of the
+// heap.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
 

@@ -1,8 +1,9 @@
-//! [`TlsConn`] with its own record layer against [`TlsConn`] with rustls': given the same bytes, cut in the same way,
-//! they say the same, byte for byte. Ours may refuse earlier or more, never less.
+//! [`TlsConn`] with its own record layer against [`TlsConn`] with rustls': for the same bytes, cut in the same way,
+//! both answer the same, byte for byte. Ours may refuse earlier or more, never less.
 //!
-//! The first byte chooses the role, the cipher and how the stream is cut; the rest is a script of what the peer sends and
-//! what we send: data, padding, KeyUpdates, tickets, alerts, any content of any type, fragments, forgeries and garbage.
+//! The first byte chooses the role, the cipher and how the stream is cut. The rest is a script of what the peer sends
+//! and what we send: data, padding, KeyUpdates, tickets, alerts, any content of any type, fragments, forgeries and
+//! garbage.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +24,7 @@ use crate::{RECORD_BYTES_MAX, RecordLayer, TlsConn, TlsError};
 /// Steps of a script: enough to reach every counter.
 const STEPS_MAX: usize = 200;
 
-/// Says what is going on, if `FUZZ_TRACE` is set: for a person who replays a finding.
+/// Prints each step if `FUZZ_TRACE` is set, for a person who replays a finding.
 fn trace(what: impl FnOnce() -> String) {
     static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUZZ_TRACE").is_some());
     if *WANTED {
@@ -47,7 +48,7 @@ pub fn records(bytes: &[u8]) {
     stage.end();
 }
 
-/// What is left of the input; zeros beyond its end.
+/// The rest of the input; zeros beyond its end.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -104,7 +105,7 @@ struct Stage {
     /// Bytes in one read; all at once if zero.
     stride: usize,
     wire: Vec<u8>,
-    /// What was altered on the way must not pass, though rustls may not look at it.
+    /// Bytes that were altered on the way must not pass, though rustls may not look at them.
     altered: bool,
     closed: bool,
 }
@@ -118,8 +119,8 @@ impl Stage {
         Self { direct, rustls, peer, stride, wire: Vec::new(), altered: false, closed: false }
     }
 
-    /// Nothing can be compared after an error; nor after close_notify, since rustls does not expect to refuse anything
-    /// then (a debug assertion).
+    /// After an error nothing can be compared. Nor after close_notify, because rustls does not expect to refuse
+    /// anything then (a debug assertion).
     fn over(&self) -> bool {
         self.direct.error.is_some() || self.rustls.error.is_some() || self.closed
     }
@@ -196,8 +197,8 @@ impl Stage {
         self.peer.write.next();
     }
 
-    /// A record of any type and content, but for what we and rustls read differently: the level of an alert, which
-    /// RFC 8446, 6, says can be ignored.
+    /// A record of any type and content, except where we and rustls read differently: the level of an alert, which may
+    /// be ignored (RFC 8446, 6).
     fn anything(&mut self, kind: u8, content: &[u8], padding: usize) {
         let level_counts = kind == ALERT
             && (matches!(content, [level, _] if !(1..=2).contains(level)) || content == [2, 90]);
@@ -245,7 +246,7 @@ impl Stage {
                 assert_eq!(direct.tls.peer_closed(), rustls.tls.peer_closed());
                 assert_eq!(direct.tail, rustls.tail);
             }
-            // In one read rustls may have gone on for a while after we had refused.
+            // In one read, rustls may have gone on for a while after our refusal.
             (Some(error), Some(_)) if self.altered || may_be_stricter(error) => {
                 assert!(rustls.plain.starts_with(&direct.plain));
             }
@@ -254,7 +255,7 @@ impl Stage {
                 assert!(self.altered || may_be_stricter(error), "only we refuse: {error}");
                 assert!(rustls.plain.starts_with(&direct.plain));
             }
-            // A header of another version, which we find forged once its record is there.
+            // A header of another version, which we find forged once its record is complete.
             (
                 None,
                 Some(TlsError::Protocol(Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion))),
@@ -263,7 +264,7 @@ impl Stage {
         }
     }
 
-    /// Everything that was sent can be read, and an error is told by one fatal alert, if by any.
+    /// Everything that was sent can be read. An error sends at most one fatal alert.
     fn end(mut self) {
         trace(|| format!("direct {:?}, rustls {:?}", self.direct.error, self.rustls.error));
         let records = self.peer.read(&self.direct.out);
@@ -282,7 +283,7 @@ impl Stage {
     }
 }
 
-/// What we refuse as soon as it is seen, or because the RFC says so where rustls does not mind.
+/// Refusals that we make earlier, or that the RFC demands and rustls omits.
 fn may_be_stricter(error: &TlsError) -> bool {
     matches!(
         error,
@@ -293,7 +294,7 @@ fn may_be_stricter(error: &TlsError) -> bool {
                 | Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge)
                 | Error::PeerMisbehaved(
                     PeerMisbehaved::IllegalMiddleboxChangeCipherSpec
-                    // rustls begins to count again after an empty record too.
+                    // rustls restarts its count after an empty record too.
                     | PeerMisbehaved::TooManyKeyUpdateRequests
                 )
                 | Error::PeerSentOversizedRecord

@@ -1,17 +1,18 @@
 //! The record layer on keys that rustls has agreed on (RFC 8446, sections 4.6, 5 and 6): TLS 1.3 with AES-GCM.
 //!
-//! Why: rustls copies what it decrypts and allocates and copies what it encrypts. Here a record is decrypted from where it
-//! was received to where it is parsed, and encrypted from where it was queued to where it is sent.
+//! Why: rustls copies what it decrypts, and allocates and copies what it encrypts. Here a record is decrypted from the
+//! receive buffer to the parser's, and encrypted from the queue to the send buffer.
 //!
-//! Owns keys, sequence numbers, and what the connection has been told since the handshake. rustls' [`KernelConnection`]
-//! is asked for the keys that follow a KeyUpdate, and given the tickets. Invariants:
+//! Owns keys, sequence numbers, and what the peer has said since the handshake. Asks rustls' [`KernelConnection`] for
+//! the keys after a KeyUpdate, and gives it the tickets. Invariants:
 //! - a key encrypts at most `records_per_key` records, and no sequence number twice;
-//! - a KeyUpdate that asks for one in return is answered before the next data, once for all that came until then;
-//! - what a peer can make us do for nothing is bounded: empty records, warnings, KeyUpdates without data;
+//! - a KeyUpdate that asks for one in return is answered before the next data; one answer serves all that came until
+//!   then;
+//! - a bound on what a peer can make us do for nothing: empty records, warnings, KeyUpdates without data;
 //! - the beginning of a handshake message is kept, at most [`FRAGMENTS_BYTES_MAX`] bytes of it, and nothing else;
 //! - keys are wiped when they are dropped, and nothing in here can be printed.
 //!
-//! It must not know how the handshake went, nor when the connection ends: its caller sees to that.
+//! It must not know how the handshake went, nor when the connection ends: its caller does.
 
 mod half;
 
@@ -33,13 +34,13 @@ use super::{Details, FRAGMENTS_BYTES_MAX, PLAINTEXT_BYTES_MAX, Refusal, TlsError
 /// at least 64 GiB of bulk.
 const RECORDS_PER_KEY_MAX: u64 = 1 << 22;
 
-/// Records in a row that bring nothing.
+/// Successive records without content.
 const EMPTY_RECORDS_MAX: u8 = 32;
 
-/// KeyUpdates in a row without any data between them: each costs us a derivation and a key schedule.
+/// Successive KeyUpdates without any data between them: each costs us a derivation and a key schedule.
 const KEY_UPDATES_MAX: u8 = 32;
 
-/// Alerts that mean nothing (`user_canceled`), for as long as a connection lives.
+/// Alerts without effect (`user_canceled`), over the life of a connection.
 const WARNINGS_MAX: u8 = 4;
 
 const MESSAGE_HEADER_BYTES: usize = 4;
@@ -64,7 +65,7 @@ pub(super) struct Direct {
     warnings: u8,
 }
 
-/// What is left of rustls' connection. Boxed for its size, which is met once in the life of a connection.
+/// The rest of rustls' connection. Boxed for its size, which is needed only once in the life of a connection.
 enum Schedule {
     Server(Box<KernelConnection<ServerConnectionData>>),
     Client(Box<KernelConnection<ClientConnectionData>>),
@@ -77,14 +78,14 @@ struct Record<'a> {
 }
 
 impl Direct {
-    /// Whether this layer knows the version and the cipher that were agreed on.
+    /// Whether this layer knows the agreed version and cipher.
     pub(super) fn can_take_over(agreed: &CommonState) -> bool {
         let known = |suite: rustls::SupportedCipherSuite| half::knows(suite.suite());
         agreed.protocol_version() == Some(ProtocolVersion::TLSv1_3)
             && agreed.negotiated_cipher_suite().is_some_and(known)
     }
 
-    /// Takes over a connection that has completed its handshake and has nothing left to send.
+    /// Takes over a connection after its handshake, when it has nothing left to send.
     pub(super) fn take_over(connection: Unbuffered) -> Result<Self, TlsError> {
         let details = Details::of(connection.common());
         let (secrets, schedule) = match connection.into_role() {
@@ -125,7 +126,7 @@ impl Direct {
         &self.message
     }
 
-    /// Takes bytes from the peer; see [`TlsConn::receive`](super::TlsConn::receive). Nothing is written over.
+    /// Takes bytes from the peer; see [`TlsConn::receive`](super::TlsConn::receive). Does not change `incoming`.
     pub(super) fn receive(&mut self, incoming: &[u8], plain: &mut Vec<u8>) -> Result<usize, Refusal> {
         let mut used = 0;
         while !self.peer_closed {
@@ -200,7 +201,7 @@ impl Direct {
         }
     }
 
-    /// An empty record of application data is cover traffic; any other must not be (RFC 8446, 5.1 and 5.4).
+    /// An empty record of application data is cover traffic; any other one is forbidden (RFC 8446, 5.1 and 5.4).
     fn take_empty(&mut self, kind: ContentType) -> Result<(), Refusal> {
         if kind != ContentType::ApplicationData {
             return Err(unexpected(wrong_kind(kind)));
@@ -213,7 +214,7 @@ impl Direct {
     }
 
     fn take_alert(&mut self, alert: &[u8]) -> Result<(), Refusal> {
-        // RFC 8446, 6: the description decides; the level says nothing.
+        // RFC 8446, 6: the description decides; the level has no meaning.
         let &[_, description] = alert else {
             return Err(refusal(AlertDescription::DecodeError, InvalidMessage::TrailingData("alert")));
         };
@@ -227,12 +228,12 @@ impl Direct {
                 Ok(())
             }
             AlertDescription::UserCanceled => Err(unexpected(PeerMisbehaved::TooManyWarningAlertsReceived)),
-            // The peer has given up: it is told nothing more.
+            // The peer has given up: it gets nothing more.
             description => Err(TlsError::Protocol(Error::AlertReceived(description)).into()),
         }
     }
 
-    /// Takes a piece of the stream of handshake messages: several, one, or part of one.
+    /// Takes a part of the stream of handshake messages: several, one, or part of one.
     fn take_handshake(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let mut messages = mem::take(&mut self.message);
         messages.extend_from_slice(bytes);
@@ -244,7 +245,7 @@ impl Direct {
             };
             match HandshakeType::from(kind) {
                 HandshakeType::KeyUpdate if behind.is_empty() => self.take_key_update(body)?,
-                // What follows would have been protected with the keys before.
+                // The old keys would have protected what follows.
                 HandshakeType::KeyUpdate => {
                     return Err(unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
                 }
@@ -254,15 +255,15 @@ impl Direct {
         }
         let used = messages.len() - rest.len();
         if used < messages.len() {
-            // Nothing is moved while a message grows, byte by byte it may be.
+            // Moves nothing while a message grows, which may be byte by byte.
             messages.drain(..used);
             self.message = messages;
         }
         Ok(())
     }
 
-    /// The length of the message in front with its header, if that is there. One that is not wanted, or too long, is
-    /// refused as soon as that is seen.
+    /// The length of the first message with its header, if the header is complete. Refuses an unwanted or overlong
+    /// message as soon as it is seen.
     fn message_length(&self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         let Some(kind) = bytes.first() else {
             return Ok(None);
@@ -322,8 +323,8 @@ impl Direct {
 
     // -- sending -------------------------------------------------------------------------------
 
-    /// Takes new keys for sending if the peer has asked for that or the present ones are nearly used up. The last record
-    /// of a key says so, in the clear of the old one.
+    /// Takes new keys for sending, if the peer has asked for them or the present ones are nearly used up. The last
+    /// record of the old key says so.
     fn renew_if_due(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
         if !self.update_owed && self.sending.records() < self.records_per_key - 1 {
             return Ok(());
@@ -339,8 +340,7 @@ impl Direct {
     }
 }
 
-/// The record in front, if the whole of it is there. A header that cannot be right is refused before anything is waited
-/// for.
+/// The first record, if it is complete. Refuses an invalid header without waiting for the rest.
 fn next_record(bytes: &[u8]) -> Result<Option<Record<'_>>, Refusal> {
     match bytes.first().map(|kind| ContentType::from(*kind)) {
         None | Some(ContentType::ApplicationData) => {}

@@ -1,8 +1,8 @@
 //! TLS as bytes to bytes: one connection's records in, plaintext and records out (RFC 8446; RFC 5246 with AEAD).
 //!
-//! Owns the state of a connection's TLS. rustls shakes hands, through its unbuffered interface. After that it goes on
-//! with the records itself ([`RecordLayer::Rustls`]), or hands over the keys ([`RecordLayer::Direct`]) where TLS 1.3 with
-//! AES-GCM was agreed on; the caller cannot tell which.
+//! Owns the state of a connection's TLS. rustls shakes hands, through its unbuffered interface. After that rustls
+//! continues with the records ([`RecordLayer::Rustls`]), or hands over the keys ([`RecordLayer::Direct`]) if TLS 1.3
+//! with AES-GCM was agreed on; the caller cannot tell which.
 //!
 //! Invariants:
 //! - what [`TlsConn::receive`] leaves over is the unaltered beginning of one record, at most [`RECORD_BYTES_MAX`] bytes
@@ -12,8 +12,8 @@
 //! - after an error the connection is finished: the alert, if there is one to send, is in `out`;
 //! - no plaintext is accepted before the handshake is complete.
 //!
-//! It must not know sockets, cores or MSRP. The end of a stream without close_notify is the caller's to judge:
-//! [`TlsConn::peer_closed`] tells the two apart.
+//! It must not know sockets, cores or MSRP. The caller judges the end of a stream without close_notify:
+//! [`TlsConn::peer_closed`] tells the two ends apart.
 
 #[cfg(any(test, feature = "by-hand"))]
 pub mod by_hand;
@@ -43,18 +43,18 @@ pub use setup::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
 /// The longest record a peer may send, in bytes: header, plaintext, and the expansion that RFC 5246 allows.
 pub const RECORD_BYTES_MAX: usize = 5 + PLAINTEXT_BYTES_MAX + 2048;
 
-/// What is kept of an unfinished handshake message, in bytes: the longest message rustls accepts.
+/// Bytes kept of an unfinished handshake message: the longest message that rustls accepts.
 pub const FRAGMENTS_BYTES_MAX: usize = 64 * 1024;
 
 /// Plaintext bytes in one record (RFC 8446, 5.1).
 const PLAINTEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// Who reads and writes the records of a TLS connection once the handshake, which is always rustls', is over.
+/// What reads and writes the records of a TLS connection after the handshake, which is always rustls'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RecordLayer {
     /// rustls.
     Rustls,
-    /// The relay itself, where TLS 1.3 with AES-GCM was agreed on; rustls elsewhere. Costs less CPU.
+    /// The relay itself, if TLS 1.3 with AES-GCM was agreed on; otherwise rustls. Costs less CPU.
     #[default]
     Direct,
 }
@@ -74,7 +74,7 @@ pub enum TlsError {
     /// Plaintext was given after close_notify or after an error.
     #[error("the connection is closed for sending")]
     Closed,
-    /// TLS 1.2 keys have been used for as many records as is safe; TLS 1.3 takes new keys by itself.
+    /// TLS 1.2 keys have protected as many records as is safe; TLS 1.3 takes new keys by itself.
     #[error("the keys are used up")]
     KeysExhausted,
     /// rustls did what its documentation excludes.
@@ -82,7 +82,7 @@ pub enum TlsError {
     Machine(&'static str),
 }
 
-/// Whose certificate is meant.
+/// The owner of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// This side's.
@@ -127,24 +127,24 @@ impl TlsError {
 /// One connection's TLS, in either role. It may move to another thread.
 pub struct TlsConn {
     layer: Layer,
-    /// Who vouches for relays, until it is known whether the client is one.
+    /// The roots for relays, until it is known whether the client is a relay.
     relays: Option<Arc<RelayRoots>>,
     client: Client,
-    /// rustls is to hand over the keys once there are any.
+    /// rustls hands over the keys once there are any.
     extract: bool,
     failed: bool,
     close_sent: bool,
 }
 
-/// What the client of a connection has shown, other than credentials.
+/// What the client of a connection has shown, apart from credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Client {
     /// Nothing, or nothing yet.
     #[default]
     Unknown,
-    /// A certificate that makes it no relay.
+    /// A certificate that proves no relay.
     Other(Box<NotARelay>),
-    /// It is a relay: the DNS names it has proven to bear, in lower case, at least one.
+    /// It is a relay: the DNS names that it has proven, in lower case, at least one.
     Relay(Vec<String>),
 }
 
@@ -157,14 +157,14 @@ enum Layer {
 
 impl TlsConn {
     /// The server's side of an accepted connection. If `config` lets secrets be extracted, the record layer is our own
-    /// where that is possible.
+    /// where possible.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let extract = config.enable_secret_extraction;
         let connection = UnbufferedServerConnection::new(config)?;
         Ok(Self::new(Role::Server(Box::new(connection)), extract))
     }
 
-    /// The same for a client that may be a relay, if it shows a certificate that leads to one of these roots.
+    /// The same for a client that is a relay if it shows a certificate that leads to one of these roots.
     pub fn recognising(self, relays: Option<Arc<RelayRoots>>) -> Self {
         Self { relays, ..self }
     }
@@ -178,7 +178,7 @@ impl TlsConn {
         Ok(Self::new(Role::Client(Box::new(connection)), extract))
     }
 
-    /// What is left behind where a connection has been taken from: it can do nothing.
+    /// A placeholder for a connection that was taken away: it can do nothing.
     pub fn spent() -> Self {
         Self {
             layer: Layer::Lost,
@@ -195,9 +195,9 @@ impl TlsConn {
         Self { layer, relays: None, client: Client::Unknown, extract, failed: false, close_sent: false }
     }
 
-    /// Takes bytes from the peer, decrypting them; appends plaintext to `plain` and what must be sent (handshake,
-    /// alerts) to `out`. Returns how many bytes are used up. The rest is the beginning of a record: it must be
-    /// presented again, with what follows it. After close_notify everything is used up and ignored.
+    /// Takes bytes from the peer and decrypts them. Appends plaintext to `plain`, and what must be sent (handshake,
+    /// alerts) to `out`. Returns how many bytes it used. The rest is the beginning of a record: the caller must present
+    /// it again, with the bytes that follow it. After close_notify, all bytes are used and ignored.
     ///
     /// An error ends the connection. What was appended to `plain` before it is genuine; `out` may hold an alert that
     /// should still be sent.
@@ -222,7 +222,7 @@ impl TlsConn {
         })
     }
 
-    /// What is known of the client, once the handshake is done.
+    /// What is known of the client after the handshake.
     pub fn peer(&self) -> &Client {
         &self.client
     }
@@ -246,7 +246,7 @@ impl TlsConn {
 
     /// Appends records that hold the whole of `plain` to `out`, each of at most 16 KiB of plaintext.
     ///
-    /// Refused, without harm, before the handshake is complete.
+    /// Returns an error, without harm, before the handshake is complete.
     pub fn encrypt(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
         if self.failed || self.close_sent {
             return Err(TlsError::Closed);
@@ -265,8 +265,8 @@ impl TlsConn {
         written
     }
 
-    /// Appends close_notify to `out`: nothing more will be sent. Does nothing the second time, after an error, or before
-    /// there are keys to send with.
+    /// Appends close_notify to `out`: nothing more will be sent. Does nothing the second time, after an error, or
+    /// before there are keys to send with.
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
         if self.failed || self.close_sent || !self.handshake_done() {
             return;
@@ -282,7 +282,7 @@ impl TlsConn {
         }
     }
 
-    /// What was agreed with the peer, for the log.
+    /// What the handshake agreed on, for the log.
     pub fn describe(&self) -> Details {
         match &self.layer {
             Layer::Unbuffered(unbuffered) => Details::of(unbuffered.common()),
@@ -291,7 +291,7 @@ impl TlsConn {
         }
     }
 
-    /// Which record layer this connection has now.
+    /// The present record layer of this connection.
     pub fn record_layer(&self) -> RecordLayer {
         match &self.layer {
             Layer::Direct(_) => RecordLayer::Direct,
@@ -312,8 +312,8 @@ impl TlsConn {
         }
     }
 
-    /// Shows rustls one record at a time until there are traffic keys, so that it touches nothing that is protected
-    /// with these: what a peer sends right behind its Finished, a KeyUpdate even, is for whoever has the keys then.
+    /// Shows rustls one record at a time until there are traffic keys, so that it touches nothing that these protect.
+    /// Bytes that a peer sends right after its Finished, even a KeyUpdate, are for the later holder of the keys.
     fn receive_until_extracted(
         &mut self,
         incoming: &mut [u8],
@@ -334,7 +334,7 @@ impl TlsConn {
         }
     }
 
-    /// Judges the certificate that a client has shown, once it has proven to hold its key.
+    /// Judges the certificate that a client has shown, once the client has proven to hold its key.
     fn look_at_client(&mut self) {
         let Layer::Unbuffered(unbuffered) = &self.layer else {
             return;
@@ -352,7 +352,7 @@ impl TlsConn {
         };
     }
 
-    /// Takes the keys over from rustls if there are any yet, and if they are of a kind that [`Direct`] can use.
+    /// Takes the keys from rustls, if there are any yet and [`Direct`] can use them.
     fn extract_keys(&mut self) -> Result<(), TlsError> {
         let Layer::Unbuffered(unbuffered) = &self.layer else {
             return Ok(());
@@ -374,7 +374,7 @@ impl TlsConn {
         Ok(())
     }
 
-    /// Ends the connection; our own record layer has to be told which alert is to be sent.
+    /// Ends the connection; our own record layer must be told which alert to send.
     fn fail(&mut self, alert: Option<AlertDescription>, out: &mut Vec<u8>) {
         self.failed = true;
         match &mut self.layer {
@@ -398,7 +398,7 @@ impl fmt::Debug for TlsConn {
     }
 }
 
-/// Why what the peer sent is refused, and what it should be told; rustls has the alert ready by itself.
+/// Why the peer's bytes are refused, and the alert for it; rustls has its alert ready by itself.
 struct Refusal {
     error: TlsError,
     alert: Option<AlertDescription>,
@@ -410,7 +410,7 @@ impl From<TlsError> for Refusal {
     }
 }
 
-/// The length of the record in front, if the whole of it is there.
+/// The length of the first record, if it is complete.
 fn record_length(bytes: &[u8]) -> Option<usize> {
     match bytes {
         [_, _, _, high, low, payload @ ..] => {
@@ -421,7 +421,7 @@ fn record_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// What was agreed in the handshake; what is not yet known is `None`. Displays as `TLSv1_3 TLS13_AES_128_GCM_SHA256 X25519`.
+/// What the handshake agreed on; unknown parts are `None`. Displays as `TLSv1_3 TLS13_AES_128_GCM_SHA256 X25519`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Details {
     /// The protocol version.

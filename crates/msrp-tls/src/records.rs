@@ -1,11 +1,11 @@
 //! Cuts a flush into TLS records.
 //!
-//! Invariants: the records, joined, are the flush; none is longer than a TLS record may be; none ends within an end-line,
-//! for the most used client library loses the continuation flag where a read ends between a transaction id and its flag
-//! (norm I13). Bytes are copied only where a record is made of several parts: bulk, whose parts are as long as several
-//! records, is handed on from where it lies.
+//! Invariants: the records, joined, are the flush; none is longer than a TLS record may be; none ends within an
+//! end-line, because the most used client library loses the continuation flag if a read ends between a transaction id
+//! and its flag (req I13). Bytes are copied only if a record has several parts: bulk, whose parts are as long as
+//! several records, is passed on in place.
 //!
-//! It must not know what becomes of a record.
+//! It must not know what happens to a record.
 
 use memchr::memmem;
 
@@ -13,10 +13,11 @@ use memchr::memmem;
 const RECORD_BYTES: usize = 16 << 10;
 /// An end-line and what belongs to it: CRLF, hyphens, a transaction id, a flag, CRLF (RFC 4975, 9).
 const END_LINE_BYTES_MAX: usize = 2 + 7 + 32 + 1 + 2;
-/// Looked at beyond the end of a record, so that hyphens which begin before it, or whose CRLF does, are seen whole.
+/// How far to look beyond the end of a record, so that hyphens which begin before it, or whose CRLF does, are seen
+/// whole.
 const LOOK_AHEAD_BYTES: usize = 8;
 
-/// Calls `each` with one record's content after the other, until it fails. `seam` is for records that are made of several
+/// Calls `each` with the content of one record after the other, until a call fails. `seam` is for records with several
 /// parts.
 pub fn cut<'a, E>(
     parts: impl Iterator<Item = &'a [u8]>,
@@ -40,10 +41,10 @@ pub fn cut<'a, E>(
     Ok(())
 }
 
-/// What is left of a flush.
+/// The rest of a flush.
 struct Rest<'a> {
     parts: &'a [&'a [u8]],
-    /// Bytes of the first part that are not left.
+    /// How many bytes of the first part are used.
     used: usize,
     left: usize,
 }
@@ -53,7 +54,7 @@ impl<'a> Rest<'a> {
         self.parts.first().and_then(|part| part.get(self.used..)).unwrap_or_default()
     }
 
-    /// How long the next record is.
+    /// The length of the next record.
     fn record_size(&self) -> usize {
         if self.left <= RECORD_BYTES {
             return self.left;
@@ -66,14 +67,14 @@ impl<'a> Rest<'a> {
             self.append(look_from..look_to, &mut gathered);
             &gathered
         });
-        // One that begins at the very front of this is complete by the end of the record.
+        // Hyphens at the very front would be complete by the end of the record.
         match memmem::rfind(last, b"-------").filter(|at| *at >= 2) {
             Some(at) => look_from + at - 2,
             None => RECORD_BYTES,
         }
     }
 
-    /// Appends a range of what is left.
+    /// Appends a range of the rest.
     fn append(&self, range: std::ops::Range<usize>, to: &mut Vec<u8>) {
         let (mut skip, mut wanted) = (range.start + self.used, range.len());
         for part in self.parts {

@@ -1,18 +1,19 @@
-//! Whether the client of a TLS connection is a relay (RFC 4976, 6.1 and 9.2; norms A14 and C1).
+//! Whether the client of a TLS connection is a relay (RFC 4976, 6.1 and 9.2; reqs A14 and C1).
 //!
-//! Everybody is asked for a certificate and nobody has to show one. [`AskEverybody`] lets every handshake go on in which
-//! the client holds the key of the certificate it shows; [`RelayRoots`] says afterwards which names that certificate
-//! proves, if any. Endpoints with certificates of their own making are normal, and are endpoints.
+//! Every client is asked for a certificate, and none has to show one. [`AskEverybody`] lets every handshake continue in
+//! which the client holds the key of the certificate it shows. [`RelayRoots`] then says which names that certificate
+//! proves, if any. Endpoints with self-made certificates are normal, and remain endpoints.
 //!
-//! What a relay's certificate must be: valid now, leading to one of the roots, with a DNS name. Extended key usage: absent,
-//! or for TLS servers or for TLS clients. Certificates that are made for servers are what relays have, and the public
-//! authorities make no others any more. A certificate that stands in `tls.client_ca` itself may be of any use.
+//! A relay's certificate must be valid at the time, lead to one of the roots, and have a DNS name. Its extended key
+//! usage must be absent, or for TLS servers, or for TLS clients: relays have certificates for servers, and the public
+//! authorities issue no others. A certificate in `tls.client_ca` itself may have any usage.
 //!
-//! Whether a trusted authority vouches for a certificate is told apart from whether it is good: what is wrong with a relay's is
-//! the operator's business, and what anybody has made up is not.
+//! Whether a trusted authority vouches for a certificate is judged apart from whether it is valid: a fault in a relay's
+//! certificate is the operator's business, a fault in a self-made one is not.
 //!
-//! Invariants: what a stranger's certificates cost is bounded ([`crate::trust`]); a name comes from here only if the chain was verified and the client has signed the handshake with the key
-//! of its first certificate. It must not know what a name is good for.
+//! Invariants: the cost of a stranger's certificates is bounded ([`crate::trust`]); a name comes from here only if the
+//! chain was verified and the client has signed the handshake with the key of its first certificate. It must not know
+//! what a name is used for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +35,10 @@ const NAMES_MAX: usize = 100;
 /// Why a client that has shown a certificate is no relay.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotARelay {
-    /// No authority that the operator trusts vouches for it: the usual case of an endpoint.
+    /// No authority that the operator trusts vouches for it: usual for an endpoint.
     #[error("no authority in tls.client_ca vouches for its certificate")]
     UnknownIssuer,
-    /// An authority that is trusted vouches for it, or it is trusted itself, but it is no good.
+    /// A trusted authority vouches for it, or it is trusted itself, but it is not valid.
     #[error("its certificate is refused, for {names}: {why}")]
     Invalid {
         /// The first names in it, as they are shown.
@@ -45,15 +46,15 @@ pub enum NotARelay {
         /// What is wrong.
         why: TlsFault,
     },
-    /// It is valid, and for no host.
+    /// It is valid, but for no host.
     #[error("its certificate is for no DNS name")]
     Nameless,
-    /// It is no X.509 certificate of version 3, or its key is too short for any signature to count.
+    /// It is not an X.509 certificate of version 3, or its key is too short for any signature to count.
     #[error("its certificate is unusable")]
     Unusable,
 }
 
-/// Who vouches for relays that call.
+/// The roots for relays that call.
 #[derive(Debug)]
 pub struct RelayRoots {
     authorities: Authorities,
@@ -69,13 +70,13 @@ impl RelayRoots {
         self.authorities.len()
     }
 
-    /// Whether nobody can be a relay.
+    /// Whether no client can be a relay.
     pub fn is_empty(&self) -> bool {
         self.authorities.is_empty()
     }
 
-    /// The names that a chain proves now. That the client holds the key of the first certificate has been seen in the
-    /// handshake.
+    /// The names that a chain proves at this time. The handshake has shown that the client holds the key of the first
+    /// certificate.
     pub(super) fn judge(
         &self,
         chain: &[CertificateDer<'_>],
@@ -97,7 +98,7 @@ impl RelayRoots {
         Some(names).filter(|names| !names.is_empty()).ok_or(NotARelay::Nameless)
     }
 
-    /// Whether a chain is good; if not, what is wrong, or nothing where no trusted authority vouches for it.
+    /// Whether a chain is valid. If not, what is wrong, or nothing if no trusted authority vouches for it.
     fn verify(
         &self,
         own: &CertificateDer<'_>,
@@ -132,7 +133,7 @@ impl Chain<'_> {
             .map(drop)
     }
 
-    /// Whether each has signed the next, at a time when all of them were valid and for whatever use.
+    /// Whether each has signed the next one, at a time when all of them were valid, for any usage.
     fn vouched(&self) -> bool {
         let outlines = self.path.iter().chain([self.own]).map(Outline::of);
         let common = outlines.collect::<Option<Vec<_>>>().and_then(|outlines| {
@@ -146,7 +147,7 @@ impl Chain<'_> {
     }
 }
 
-/// Every extended key usage, and none.
+/// Accepts any extended key usage, and none.
 struct AnyUsage;
 
 impl ExtendedKeyUsageValidator for AnyUsage {
@@ -155,7 +156,7 @@ impl ExtendedKeyUsageValidator for AnyUsage {
     }
 }
 
-/// Asks every client for a certificate and ends no handshake for want of a good one.
+/// Asks every client for a certificate. Ends no handshake because a good one is missing.
 #[derive(Debug)]
 pub(super) struct AskEverybody {
     algorithms: WebPkiSupportedAlgorithms,
@@ -163,7 +164,7 @@ pub(super) struct AskEverybody {
 }
 
 impl AskEverybody {
-    /// Clients are told whose certificates are of use: with several they choose one of those.
+    /// Tells clients whose certificates are useful: a client with several chooses one of those.
     pub(super) fn new(provider: &CryptoProvider, relays: Option<&Arc<RelayRoots>>) -> Self {
         // The system's roots would make each handshake tens of kilobytes longer.
         let hints =
@@ -226,8 +227,8 @@ impl ClientCertVerifier for AskEverybody {
     }
 }
 
-/// Whether a signature made with a certificate's key can be verified at all. One that cannot, because it is of an old
-/// version or its RSA key is shorter than 2048 bits, ends no handshake, and never proves anything.
+/// Whether a signature with a certificate's key can be verified at all. One that cannot, because of an old version or
+/// an RSA key shorter than 2048 bits, ends no handshake and proves nothing.
 fn can_be_checked(certificate: &CertificateDer<'_>) -> bool {
     /// The object identifier of RSA keys, in DER (RFC 8017, appendix C).
     const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];

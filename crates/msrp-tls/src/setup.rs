@@ -1,8 +1,9 @@
-//! The three TLS configurations of the process, made at boot and at each reload, and shared by all cores.
+//! The four TLS configurations of the process, made at boot and at each reload, and shared by all cores.
 //!
-//! Owns the choice of versions, suites and groups (RFC 9325: TLS 1.3 and 1.2 with forward secrecy and AEAD only, no early
-//! data) and the choice of certificate by server name (RFC 6066, 3). Invariant: nothing in here is written to once it is
-//! made, so cores share it without contention; a reload makes another one. It must not know sockets or connections.
+//! Owns the choice of versions, suites and groups (RFC 9325: TLS 1.3 and 1.2 with forward secrecy and AEAD only, no
+//! early data) and the choice of certificate by server name (RFC 6066, 3). Invariant: a finished configuration is never
+//! written to, so cores share it without contention; a reload makes another one. It must not know sockets or
+//! connections.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
@@ -35,16 +37,16 @@ pub struct Identity {
     pub names: Vec<String>,
 }
 
-/// Who vouches for other relays.
+/// The roots for other relays.
 #[derive(Debug)]
 pub struct Trust {
-    /// For those that this relay calls.
+    /// For relays that this one calls.
     pub called: Roots,
-    /// For those that call it; `None`: for nobody.
+    /// For relays that call this one; `None`: no caller is a relay.
     pub calling: Option<Roots>,
 }
 
-/// Certificates that others are trusted by.
+/// The certificates that others are verified by.
 #[derive(Debug)]
 pub enum Roots {
     /// The certificates of the operating system.
@@ -89,14 +91,17 @@ pub enum TlsSetupError {
 pub struct TlsSetup {
     /// For accepted connections.
     pub server: Arc<ServerConfig>,
+    /// For accepted connections that are to become WebSockets: browsers are not asked for a certificate, which they would
+    /// ask their users for, and agree on HTTP/1.1.
+    pub websocket: Arc<ServerConfig>,
     /// For connections to peer relays: chain, validity and name are checked.
     pub client_verify: Arc<ClientConfig>,
     /// For connections to endpoints: any certificate will do.
     pub client_encrypt_only: Arc<ClientConfig>,
-    /// Who vouches for relays that call; `None`: nobody, and no caller is a relay.
+    /// The roots for relays that call; `None`: no caller is a relay.
     pub relays: Option<Arc<RelayRoots>>,
     /// How many root certificates `client_verify` trusts. Zero (a system without any) means that every peer relay is
-    /// refused: worth a warning at boot.
+    /// refused, which deserves a warning at boot.
     pub roots: usize,
 }
 
@@ -117,15 +122,20 @@ impl TlsSetup {
         let relays = calling.map(|authorities| Arc::new(RelayRoots::new(authorities)));
         let certificates = Arc::new(CertificatesByName::new(&provider, identities)?);
         let own = certificates.own(hostname);
-        let mut server = server(&provider, certificates, relays.as_ref())?;
+        let asking = Arc::new(AskEverybody::new(&provider, relays.as_ref()));
+        let mut websocket = server(&provider, Arc::clone(&certificates), Arc::new(NoClientAuth))?;
+        websocket.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut server = server(&provider, certificates, asking)?;
         let mut client_verify = client_verify(&provider, called, own)?;
         let mut client_encrypt_only = client_encrypt_only(&provider)?;
         let extract = records == RecordLayer::Direct;
         server.enable_secret_extraction = extract;
+        websocket.enable_secret_extraction = extract;
         client_verify.enable_secret_extraction = extract;
         client_encrypt_only.enable_secret_extraction = extract;
         Ok(Self {
             server: Arc::new(server),
+            websocket: Arc::new(websocket),
             client_verify: Arc::new(client_verify),
             client_encrypt_only: Arc::new(client_encrypt_only),
             relays,
@@ -134,10 +144,10 @@ impl TlsSetup {
     }
 }
 
-/// X25519 comes first: with the post-quantum hybrid first a full handshake costs a third more, and the hybrid is still
-/// there for peers that insist on it. AES-128 before AES-256: about a tenth less CPU for bulk. This order rules
-/// outbound connections; inbound the client's own order of suites does, since a telephone without AES in hardware knows
-/// better what it can afford.
+/// X25519 comes first: with the post-quantum hybrid first, a full handshake costs a third more, and peers that insist
+/// on the hybrid still get it. AES-128 before AES-256: about a tenth less CPU for bulk. This order rules outbound
+/// connections. Inbound, the client's order of suites does, because a telephone without AES in hardware knows best what
+/// it can afford.
 pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
@@ -159,17 +169,17 @@ pub(super) fn provider() -> CryptoProvider {
 fn server(
     provider: &Arc<CryptoProvider>,
     certificates: Arc<CertificatesByName>,
-    relays: Option<&Arc<RelayRoots>>,
+    verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<ServerConfig, TlsSetupError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
-        .with_client_cert_verifier(Arc::new(AskEverybody::new(provider, relays)))
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
-    // No resumption: a client keeps one connection for its whole session, so a ticket would be written and hardly ever
-    // used; behind DNS load balancing the next connection meets another relay; there is no ticket key to rotate or to
-    // leak, and no lock shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset
-    // at close).
+    // No resumption: a client keeps one connection for its whole session, so a ticket would hardly ever be used; behind
+    // DNS load balancing the next connection reaches another relay; there is no ticket key to rotate or to leak, and no
+    // lock shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset at
+    // close).
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // AUTH could be replayed from early data.
@@ -191,8 +201,9 @@ fn client_verify(
     Ok(without_resumption(config))
 }
 
-/// The certificate that this relay shows to relays that it calls (RFC 4976, 9.2). Whoever asks for one by another authority
-/// is shown it all the same: it has no other, and they say more clearly than silence would what is wrong with it.
+/// The certificate that this relay shows to relays that it calls (RFC 4976, 9.2). It also shows it to a relay that asks
+/// for another authority's: it has no other one, and the certificate tells that relay more clearly than silence what is
+/// wrong.
 #[derive(Debug)]
 struct OwnCertificate(Option<Arc<CertifiedKey>>);
 
@@ -228,7 +239,7 @@ fn without_resumption(mut config: ClientConfig) -> ClientConfig {
 fn authorities(roots: &Roots, provider: &CryptoProvider) -> Result<Authorities, TlsSetupError> {
     let mut authorities = Authorities::none(provider.signature_verification_algorithms);
     match roots {
-        // A system may have no certificates, or some that are broken or unreadable: the others count, and without any
+        // A system may have no certificates, or some that are broken or unreadable: the others count. Without any,
         // every peer relay is refused.
         Roots::System => {
             for certificate in rustls_native_certs::load_native_certs().certs {
@@ -250,7 +261,7 @@ fn authorities(roots: &Roots, provider: &CryptoProvider) -> Result<Authorities, 
     Ok(authorities)
 }
 
-/// Of what an operator has named, what can be read counts, and that must be something.
+/// Of the certificates that an operator names, the readable ones count, and there must be one.
 fn add_named(
     authorities: &mut Authorities,
     certificates: &[CertificateDer<'_>],
@@ -263,12 +274,12 @@ fn add_named(
 }
 
 /// Chooses the certificate by the server name of the ClientHello: the exact name, else the wildcard one label up, else
-/// the first identity. Several identities may bear one name (an ECDSA and an RSA one): the first whose key the client
-/// can verify is taken.
+/// the first identity. Several identities may have one name (an ECDSA and an RSA one): the first one whose key the
+/// client can verify is chosen.
 #[derive(Debug)]
 struct CertificatesByName {
     exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    /// Keyed by what follows `*.`.
+    /// Keyed by the text after `*.`.
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
     all: Vec<Arc<CertifiedKey>>,
 }
@@ -323,7 +334,7 @@ impl ResolvesServerCert for CertificatesByName {
         let usable = candidates
             .iter()
             .find(|certified| certified.key.choose_scheme(hello.signature_schemes()).is_some());
-        // With none usable the first one makes rustls answer with the alert that says so.
+        // If none is usable, the first one makes rustls answer with the alert that says so.
         usable.or_else(|| candidates.first()).cloned()
     }
 }
@@ -386,7 +397,7 @@ mod tests {
         assert_eq!(found("localhost"), None);
     }
 
-    // RFC 4976, 9.2: the name that stands in the URIs it mints.
+    // RFC 4976, 9.2: the name in the URIs that the relay mints.
     #[test]
     fn own_certificate_is_the_one_for_the_host_name() {
         let chosen = CertificatesByName::new(

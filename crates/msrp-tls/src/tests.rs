@@ -1,6 +1,6 @@
 //! Both ends in memory: ours against ours, and each of ours against rustls' buffered connections.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::io::{Read, Write};
 use std::sync::OnceLock;
@@ -110,7 +110,7 @@ fn name(name: &str) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).unwrap()
 }
 
-/// One end of a connection, of either make, driven alike.
+/// One end of a connection, ours or rustls', driven alike.
 struct End {
     make: Make,
     plain: Vec<u8>,
@@ -355,7 +355,7 @@ fn handshake_succeeds_with_each_flight_cut_in_two_at_every_byte(layer: RecordLay
     }
 }
 
-/// We send no tickets: who does has used sequence numbers before the keys are handed over.
+/// We send no tickets. A server that does has used sequence numbers before the keys are handed over.
 #[test]
 fn sequence_numbers_go_on_where_the_handshake_left_them() {
     let mut config = ServerConfig::clone(&fragmenting_server());
@@ -449,7 +449,7 @@ fn plaintext_before_the_end_of_the_handshake_is_refused_without_harm(layer: Reco
     refused(&mut client);
     refused(&mut server);
     server.feed(&client.take_out()).unwrap();
-    // TLS 1.3 would let the server write here, to somebody whose Finished it has not seen.
+    // TLS 1.3 would let the server write here, to a client whose Finished it has not seen.
     refused(&mut server);
     exchange(&mut client, &mut server, usize::MAX).unwrap();
     client.send(b"in time");
@@ -627,8 +627,8 @@ fn without_roots_every_relay_is_refused() {
 #[test]
 fn any_certificate_will_do_when_only_encrypting() {
     for (identity, to) in [
-        (self_signed(&["somebody.invalid"]), NAME),
-        (self_signed(&["somebody.invalid"]), "192.0.2.7"),
+        (self_signed(&["another.invalid"]), NAME),
+        (self_signed(&["another.invalid"]), "192.0.2.7"),
         (identity_with(Key::Rsa), "other.example.com"),
     ] {
         let setup = setup(RecordLayer::Rustls, vec![identity]);
@@ -643,8 +643,8 @@ fn any_certificate_will_do_when_only_encrypting() {
 
 #[test]
 fn key_must_be_held_even_when_only_encrypting() {
-    // A server that shows a certificate whose key it does not have: rustls refuses to load such a pair, so the two are
-    // put together behind its back.
+    // A server that shows a certificate without having its key. rustls refuses to load such a pair, so the test
+    // combines the two itself.
     #[derive(Debug)]
     struct Impostor(Arc<rustls::sign::CertifiedKey>);
     impl rustls::server::ResolvesServerCert for Impostor {
@@ -755,7 +755,7 @@ fn key_update_right_behind_finished_is_followed_and_answered(layer: RecordLayer)
     }
 }
 
-/// A server that sends tickets in many small records, as we do not, and others do.
+/// A server that sends tickets in many small records, as other servers do and ours does not.
 fn fragmenting_server() -> Arc<ServerConfig> {
     let Identity { chain, key, .. } = identity(&[NAME]);
     let mut config = ServerConfig::builder_with_provider(Arc::new(setup::provider()))
@@ -865,7 +865,7 @@ fn receiving_nothing_changes_nothing(layer: RecordLayer) {
     assert_eq!(server.plain, b"still here");
 }
 
-/// Bytes that are almost a conversation: each flip of one byte of the client's side ends well or in an error.
+/// Flips one byte of the client's side at a time: each handshake ends well or in an error.
 fn flipping_any_byte_of_the_first_flight_does_no_harm(layer: RecordLayer) {
     let setup = setup(layer, vec![identity(&[NAME])]);
     let flight = End::our_client(&setup.client_verify, NAME).take_out();

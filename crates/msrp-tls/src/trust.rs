@@ -1,9 +1,10 @@
-//! Certificates: whom a peer's lead to, at a bounded cost, and what is wrong with TLS in words.
+//! Certificates: which authority a peer's certificates lead to, at a bounded cost, and what is wrong with TLS, in
+//! words.
 //!
-//! Used by the relay and by its client alike, in both roles. Owns the bound on what a stranger's certificates cost
-//! (`path`), whom to trust ([`Authorities`]), and the words for a person ([`TlsFault`]). Invariants: webpki judges one
-//! path and searches for none; no message holds more than [`NAMES_SHOWN_MAX`] names of a certificate, nor a control character.
-//! It must not know sockets, MSRP or the config.
+//! The relay and its client use it, in both roles. Owns the bound on the cost of a stranger's certificates (`path`),
+//! the trusted certificates ([`Authorities`]), and the words for a person ([`TlsFault`]). Invariants: webpki judges one
+//! path and searches for none; no message holds more than [`NAMES_SHOWN_MAX`] names of a certificate, nor a control
+//! character. It must not know sockets, MSRP or the config.
 
 mod authorities;
 mod certificate;

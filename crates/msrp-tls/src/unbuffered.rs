@@ -1,4 +1,4 @@
-//! rustls' unbuffered connection, driven over whatever one read brought.
+//! rustls' unbuffered connection, driven over the bytes of one read.
 //!
 //! Invariants:
 //! - [`Unbuffered::receive`] leaves over the unaltered beginning of one record and nothing else: `fragments` holds whole
@@ -22,8 +22,8 @@ use super::{FRAGMENTS_BYTES_MAX, PLAINTEXT_BYTES_MAX, TlsError, record_length};
 /// What a record adds to its plaintext: header 5, explicit nonce 8 (TLS 1.2), tag 16, content type 1 (TLS 1.3).
 const RECORD_OVERHEAD_MAX: usize = 32;
 
-/// States in a row that neither take nor give a byte, in states. rustls passes through two or three; more would mean
-/// that the state machine turns on the spot.
+/// Successive states that neither take nor give a byte. rustls passes through two or three; more would mean that its
+/// state machine does not move.
 const IDLE_STATES_MAX: u32 = 16;
 
 /// A connection whose records rustls reads and writes.
@@ -61,7 +61,7 @@ impl Unbuffered {
         &self.fragments
     }
 
-    /// Gives up the connection for what it was made of.
+    /// Gives up the connection for its parts.
     pub(super) fn into_role(self) -> Role {
         self.role
     }
@@ -73,7 +73,7 @@ impl Unbuffered {
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<usize, TlsError> {
-        // Looked for before rustls sees them: it writes over the headers of fragments.
+        // Must come before rustls sees them: rustls overwrites the headers of fragments.
         let whole = whole_records(incoming);
         if self.fragments.is_empty() {
             let used = self.process(incoming, plain, out)?;
@@ -105,7 +105,7 @@ impl Unbuffered {
         self.write(Traffic::Close, out)
     }
 
-    /// Ends the connection. rustls leaves the alert that tells the peer why among the records to be sent.
+    /// Ends the connection. rustls leaves the alert for the peer among the records to send.
     pub(super) fn fail(&mut self, out: &mut Vec<u8>) {
         self.fragments = Vec::new();
         // The error that ended the connection is the one to report.
@@ -120,7 +120,7 @@ impl Unbuffered {
         Ok(())
     }
 
-    /// Runs the state machine over `records` until it wants more of them. Returns how many bytes it is done with.
+    /// Runs the state machine over `records` until it needs more. Returns how many bytes it has used.
     fn process(
         &mut self,
         records: &mut [u8],
@@ -166,7 +166,7 @@ impl Unbuffered {
                 Ok(Step::PeerClosed) => self.peer_closed = true,
                 Err(error) => break Err(error),
             }
-            // All that is complete was taken when it was received.
+            // All complete records were taken when they were received.
             if discard > 0 || !plain.is_empty() {
                 break Err(TlsError::Machine("input while writing"));
             }
@@ -210,7 +210,7 @@ impl Unbuffered {
     }
 }
 
-/// What to do where application data may be written.
+/// What to write once application data may be written.
 #[derive(Clone, Copy)]
 enum Traffic<'a> {
     None,
@@ -219,14 +219,14 @@ enum Traffic<'a> {
 }
 
 enum Step {
-    /// There is more to do with what is at hand.
+    /// There is more to do with the bytes at hand.
     Again,
     PeerClosed,
     /// More input is needed, or the traffic is written.
     Blocked,
 }
 
-/// Does what a state of rustls asks for. Returns how many bytes of the input it is done with.
+/// Does what a state of rustls asks for. Returns how many bytes of the input it has used.
 fn take_state<Side>(
     status: UnbufferedStatus<'_, '_, Side>,
     traffic: Traffic<'_>,
@@ -272,7 +272,7 @@ fn take_state<Side>(
 
 fn encode<Side>(record: &mut EncodeTlsData<'_, Side>, out: &mut Vec<u8>) -> Result<Step, TlsError> {
     let start = out.len();
-    // The length is only told in the refusal of a buffer too short.
+    // Only the refusal of a buffer that is too short tells the length.
     let required = match record.encode(&mut []) {
         Err(EncodeError::InsufficientSize(size)) => size.required_size,
         Ok(_) => return Ok(Step::Again),
@@ -304,8 +304,8 @@ fn seal_all<Side>(
     Ok(Step::Blocked)
 }
 
-/// Appends what `write` writes. A second try is needed where something waits to be sent first (an answer to a key
-/// update, say), which the guessed length leaves no room for.
+/// Appends what `write` writes. A second try is needed if something else must be sent first (an answer to a key update,
+/// say), which the guessed length has no room for.
 fn seal(
     out: &mut Vec<u8>,
     guess: usize,
@@ -333,7 +333,7 @@ fn seal(
     Err(TlsError::Machine("length of a record"))
 }
 
-/// How many bytes in front are whole records.
+/// How many bytes at the front are whole records.
 fn whole_records(bytes: &[u8]) -> usize {
     let mut whole = 0;
     while let Some(length) = record_length(bytes.get(whole..).unwrap_or_default()) {

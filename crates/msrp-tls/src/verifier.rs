@@ -1,11 +1,11 @@
-//! The certificate policy towards endpoints: encrypt, accept whoever answers.
+//! The certificate policy towards endpoints: encrypt, and accept any peer.
 //!
-//! MSRP endpoints show self-signed certificates whose fingerprint travels in SDP (RFC 4975, 14.4; RFC 6135, 4.3),
-//! which a relay never sees. So [`EncryptOnly`] accepts every certificate and protects against listeners, not against
-//! whoever can put himself in the path. Peer relays are never verified with it.
+//! MSRP endpoints show self-signed certificates whose fingerprint travels in SDP (RFC 4975, 14.4; RFC 6135, 4.3), which
+//! a relay never sees. So [`EncryptOnly`] accepts every certificate. It protects against listeners, but not against an
+//! attacker in the path. Peer relays are never verified with it.
 //!
-//! Invariant: the handshake signature is checked all the same, so the peer holds the key of the certificate it showed
-//! and nobody can have altered the handshake after the fact. It must not know which hop it is used for.
+//! Invariant: the handshake signature is still checked, so the peer holds the key of the certificate it showed and no
+//! attacker can have altered the handshake afterwards. It must not know which hop it is used for.
 
 use rustls::DigitallySignedStruct;
 use rustls::Error;
@@ -16,8 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Accepts any certificate; verifies that the peer can sign with its key.
 ///
-/// What it still refuses: a certificate that is not X.509 version 3, and RSA keys under 2048 bits (the provider
-/// verifies no signature made with them).
+/// It still refuses a certificate that is not X.509 version 3, and RSA keys under 2048 bits (the provider verifies no
+/// signature of theirs).
 #[derive(Debug)]
 pub(super) struct EncryptOnly {
     algorithms: WebPkiSupportedAlgorithms,

@@ -1,6 +1,6 @@
-//! Certificates made for tests: authorities below each other, and chains that a peer makes up to cost us time.
+//! Certificates for tests: chains of authorities, and chains that a hostile peer makes up to cost us time.
 //!
-//! It depends on none of our crates, so that the unit tests of any of them may use it.
+//! Depends on none of our crates, so that the unit tests of all of them may use it.
 
 #![allow(missing_docs, reason = "a fixture: its names say what it makes")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
@@ -11,13 +11,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// The host of every end entity.
 pub const HOST: &str = "relay.example.com";
 
-/// An authority, with what it signs by.
+/// An authority, with its signing key.
 pub struct Authority {
     pub certificate: CertificateDer<'static>,
     pub issuer: Issuer<'static, KeyPair>,
 }
 
-/// What an authority's certificate says of itself.
+/// What an authority's certificate states.
 #[derive(Clone, Default)]
 pub struct Says {
     name: &'static str,
@@ -90,13 +90,13 @@ impl Says {
     }
 }
 
-/// What a peer shows, its own certificate first, and the key of that.
+/// What a peer shows: its own certificate first, then the others, and its key.
 pub struct Shown {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }
 
-/// An end entity that says this of itself, and what is shown with it.
+/// An end entity with these statements, and the certificates shown with it.
 pub fn shown_as(
     params: &CertificateParams,
     by: &Authority,
@@ -126,8 +126,8 @@ fn of_one_name(count: usize, says: &Says) -> Shown {
     shown(&first, others)
 }
 
-/// Several of each name, each of which could be the issuer of each of the name before; those at the end name `root`, which has
-/// signed none of them.
+/// Several of each name, each of which could be the issuer of each of the name before. Those at the end name `root`,
+/// which has signed none of them.
 fn maze(root: &'static str) -> Shown {
     let says = |name| named(name).without_key_ids();
     let mut above = says(root).self_signed();
@@ -142,7 +142,7 @@ fn maze(root: &'static str) -> Shown {
     shown_as(&params, &above, all)
 }
 
-/// What a peer can make up where an authority named `root` is trusted, by what it is called here.
+/// Chains that a peer can make up if an authority named `root` is trusted, each with its name here.
 pub fn hostile(root: &'static str) -> Vec<(&'static str, Shown)> {
     let (one, two) = (named("One").self_signed(), named("Two").self_signed());
     let around = [named("One").signed_by(&two).certificate, named("Two").signed_by(&one).certificate];

@@ -20,7 +20,7 @@ pub fn password(user: &str) -> String {
 pub struct Style {
     /// Every parameter in quotes, also those that should not be.
     pub all_quoted: bool,
-    /// Nothing behind the commas.
+    /// No space after the commas.
     pub no_space: bool,
     /// A parameter that MSRP does not have.
     pub uri: bool,
@@ -32,7 +32,7 @@ pub struct Login<'a> {
     pub password: &'a str,
     /// To-Path of the AUTH.
     pub to: &'a str,
-    /// `None`: that of the challenge.
+    /// `None`: the challenge's realm.
     pub realm: Option<&'a str>,
     pub algorithm: Algorithm,
     pub style: Style,
@@ -83,7 +83,7 @@ impl Login<'_> {
         let challenge = Challenge::parse(challenge.as_bytes()).unwrap();
         let realm = self.realm.unwrap_or(&challenge.realm);
         let ha1 = Ha1::new(self.algorithm, self.user, realm, self.password);
-        // Through other relays, the last one is who asks.
+        // Through other relays, the last one asks.
         let target = self.to.rsplit(' ').next().unwrap_or_default();
         let digest = challenge.answer(
             self.user,

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Signs certificates; its own is what others trust.
+/// Signs certificates; tests trust its own.
 pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     certificate: rcgen::Certificate,
@@ -41,7 +41,7 @@ impl Authority {
     }
 }
 
-/// Writes a file that nobody else may read.
+/// Writes a file that only its owner may read.
 pub fn write_secret(path: impl AsRef<Path>, text: &str) {
     let mut options = fs::File::options();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use crate::PATIENCE;
 use crate::frame::{Frame, Request, fresh_id};
+use crate::websocket::{ACCEPT, BINARY, CLOSE, Incoming, client_frame, upgrade_request};
 
 /// The relay's host name: in its certificate and its URIs. It resolves nowhere.
 pub const HOST: &str = "relay.example.test";
@@ -50,6 +51,8 @@ pub struct Reader {
     pub pace: Pace,
     /// Bytes read from the socket so far, those of TLS included.
     pub bytes_read: u64,
+    /// Where it is a WebSocket.
+    pub websocket: Option<Incoming>,
 }
 
 /// How fast an endpoint takes what it is sent.
@@ -71,6 +74,10 @@ impl Default for Pace {
 pub struct Writer {
     stream: TcpStream,
     tls: Option<Arc<Mutex<Connection>>>,
+    /// What is written at once is a message.
+    is_websocket: bool,
+    /// A message has begun, and its last fragment is not written.
+    in_message: bool,
 }
 
 impl Endpoint {
@@ -98,6 +105,56 @@ impl Endpoint {
             tls.complete_io(&mut stream).unwrap();
         }
         Self::new(stream, Some(tls.into()), name)
+    }
+
+    /// Connects with TLS and upgrades to WebSocket.
+    pub fn wss(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
+        Self::tls(address, config, name).upgrade(name)
+    }
+
+    /// The same without TLS.
+    pub fn ws(address: SocketAddr, name: &str) -> Self {
+        Self::plain(address, name).upgrade(name)
+    }
+
+    /// Becomes a WebSocket.
+    #[track_caller]
+    pub fn upgrade(mut self, name: &str) -> Self {
+        let answer = self.ask_http(&upgrade_request(""));
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        assert!(answer.contains(&format!("Sec-WebSocket-Accept: {ACCEPT}\r\n")), "{answer}");
+        assert!(answer.contains("Sec-WebSocket-Protocol: msrp\r\n"), "{answer}");
+        self.go_on_as_websocket(name);
+        self
+    }
+
+    /// From here on there are messages.
+    pub fn go_on_as_websocket(&mut self, name: &str) {
+        self.uri = format!("msrps://{name}{}.invalid:2855/{};ws", fresh_id(), fresh_id());
+        let mut incoming = Incoming::default();
+        let behind = std::mem::take(&mut self.reader.plain);
+        incoming.take(&behind, &mut self.reader.plain);
+        self.reader.websocket = Some(incoming);
+        self.writer.is_websocket = true;
+    }
+
+    /// Sends a request of HTTP, returns the head of the answer. What follows stays where it is.
+    #[track_caller]
+    pub fn ask_http(&mut self, request: &str) -> String {
+        self.writer.write(request.as_bytes());
+        loop {
+            let plain = &mut self.reader.plain;
+            if let Some(end) = plain.windows(4).position(|four| four == b"\r\n\r\n") {
+                return String::from_utf8(plain.drain(..end + 4).collect()).unwrap();
+            }
+            assert_eq!(self.reader.end, None, "the connection ended: {:?}", String::from_utf8_lossy(plain));
+            self.reader.receive();
+        }
+    }
+
+    /// What has come by WebSocket.
+    pub fn incoming(&self) -> &Incoming {
+        self.reader.websocket.as_ref().unwrap()
     }
 
     /// Waits for a connection.
@@ -147,12 +204,13 @@ impl Endpoint {
                 end: None,
                 pace: Pace::default(),
                 bytes_read: 0,
+                websocket: None,
             },
-            writer: Writer { stream, tls },
+            writer: Writer { stream, tls, is_websocket: false, in_message: false },
         }
     }
 
-    /// What SDP would tell the other side: how to reach this endpoint.
+    /// The path that SDP would give to the other side.
     pub fn path(&self) -> String {
         match &self.relay {
             Some(relay) => format!("{relay} {}", self.uri),
@@ -160,7 +218,7 @@ impl Endpoint {
         }
     }
 
-    /// To-Path of a request to somebody with the path `peer`.
+    /// To-Path of a request to the peer with the path `peer`.
     pub fn route(&self, peer: &str) -> String {
         match &self.relay {
             Some(relay) => format!("{relay} {peer}"),
@@ -220,7 +278,7 @@ impl Endpoint {
         self.response(tid).status().unwrap_or_default()
     }
 
-    /// The next frame, which must be a request; it is answered 200 where that is due.
+    /// The next frame, which must be a request; answers it 200 if an answer is due.
     #[track_caller]
     pub fn request(&mut self, method: &str) -> Frame {
         let frame = self.frame();
@@ -242,11 +300,15 @@ impl Endpoint {
 
     /// Closes in order.
     pub fn close(mut self) {
+        if self.writer.is_websocket {
+            // What has been shut down before takes it no more.
+            let _ = self.writer.try_write_below(&client_frame(CLOSE, &1000_u16.to_be_bytes()));
+        }
         self.writer.close_notify();
         let _ = self.writer.stream.shutdown(Shutdown::Write);
     }
 
-    /// Ends the stream without a word of TLS.
+    /// Ends the stream without close_notify.
     pub fn truncate(&self) {
         let _ = self.writer.stream.shutdown(Shutdown::Both);
     }
@@ -257,7 +319,7 @@ impl Endpoint {
         stream.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// For a test in which the other side rests longer than [`PATIENCE`].
+    /// For a test in which the other side is silent for longer than [`PATIENCE`].
     pub fn wait_for(&self, patience: Duration) {
         self.writer.stream.set_read_timeout(Some(patience)).unwrap();
         self.writer.stream.set_write_timeout(Some(patience)).unwrap();
@@ -288,7 +350,7 @@ fn patient(stream: &TcpStream) {
 }
 
 impl Reader {
-    /// The next whole frame, or how the connection ended. Running out of patience is a failed test.
+    /// The next whole frame, or how the connection ended. The test fails if neither comes in time.
     #[track_caller]
     pub fn next_frame(&mut self) -> Result<Frame, End> {
         loop {
@@ -302,7 +364,7 @@ impl Reader {
         }
     }
 
-    /// Reads until a chunk has begun and so many bytes of its body are there; returns its head.
+    /// Reads until a chunk has begun and so many bytes of its body have come; returns its head.
     #[track_caller]
     pub fn part_of_chunk(&mut self, body_bytes: usize) -> String {
         loop {
@@ -329,6 +391,21 @@ impl Reader {
         }
     }
 
+    /// Reads until the end, whatever it is that comes.
+    pub fn until_close(&mut self) -> End {
+        loop {
+            match self.end {
+                Some(end) => return end,
+                None => self.receive(),
+            }
+        }
+    }
+
+    /// What has come and is no frame.
+    pub fn take_plain(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.plain)
+    }
+
     /// Parses what is at hand, up to the end of a frame.
     fn parse(&mut self) -> Option<Frame> {
         while let Some(step) = self.parser.step(&self.plain[self.at..]).unwrap() {
@@ -352,6 +429,13 @@ impl Reader {
         None
     }
 
+    fn keep(&mut self, plain: &[u8]) {
+        match &mut self.websocket {
+            Some(incoming) => incoming.take(plain, &mut self.plain),
+            None => self.plain.extend_from_slice(plain),
+        }
+    }
+
     /// Reads from the socket once.
     #[track_caller]
     pub fn receive(&mut self) {
@@ -369,12 +453,13 @@ impl Reader {
             std::thread::sleep(self.pace.rest);
         }
         let Some(tls) = &self.tls else {
-            self.plain.extend_from_slice(&bytes[..read]);
+            self.keep(&bytes[..read]);
             if read == 0 {
                 self.end = Some(End::Clean);
             }
             return;
         };
+        let tls = Arc::clone(tls);
         let mut tls = tls.lock().unwrap();
         if read == 0 {
             let told = tls.process_new_packets().is_ok_and(|state| state.peer_has_closed());
@@ -387,9 +472,9 @@ impl Reader {
                 tls.read_tls(&mut records).and_then(|_| tls.process_new_packets().map_err(io::Error::other));
             match processed {
                 Ok(state) => {
-                    let filled = self.plain.len();
-                    self.plain.resize(filled + state.plaintext_bytes_to_read(), 0);
-                    tls.reader().read_exact(&mut self.plain[filled..]).unwrap();
+                    let mut plain = vec![0; state.plaintext_bytes_to_read()];
+                    tls.reader().read_exact(&mut plain).unwrap();
+                    self.keep(&plain);
                     if state.peer_has_closed() {
                         return;
                     }
@@ -401,7 +486,7 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes all of it, whatever the kernel takes at a time.
+    /// Writes all of it, however little the kernel takes at a time.
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
         self.try_write(bytes).unwrap();
@@ -409,6 +494,31 @@ impl Writer {
 
     /// The same where the other side may be gone.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.is_websocket {
+            true => self.try_write_below(&client_frame(BINARY, bytes)),
+            false => self.try_write_below(bytes),
+        }
+    }
+
+    /// A part of a frame, and by WebSocket a fragment of its message; others follow unless it is the last.
+    #[track_caller]
+    pub fn write_part(&mut self, bytes: &[u8], is_last: bool) {
+        if !self.is_websocket {
+            return self.write(bytes);
+        }
+        let opcode = if self.in_message { 0 } else { BINARY & 0x0f };
+        self.in_message = !is_last;
+        self.write_below(&client_frame(opcode | if is_last { 0x80 } else { 0 }, bytes));
+    }
+
+    /// Bytes as they are below WebSocket.
+    #[track_caller]
+    pub fn write_below(&mut self, bytes: &[u8]) {
+        self.try_write_below(bytes).unwrap();
+    }
+
+    /// The same where the other side may be gone.
+    pub fn try_write_below(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
             return self.stream.write_all(bytes);
         };
@@ -426,8 +536,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Bytes in TLS records of so many bytes each; what comes of them is written in one piece, or as far
-    /// as the other side takes it.
+    /// Writes bytes in TLS records of so many bytes each, all at once, or as far as the other side takes them.
     pub fn try_write_in_records(&mut self, bytes: &[u8], of: usize) -> io::Result<()> {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
@@ -440,7 +549,7 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// The last bytes, and in the same piece the word of TLS that they are.
+    /// The last bytes, and close_notify with them.
     pub fn write_last(&mut self, bytes: &[u8]) {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
@@ -467,7 +576,7 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// Bytes past TLS, as a broken peer would send them.
+    /// Bytes that bypass TLS, as a broken peer would send them.
     pub fn write_raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }

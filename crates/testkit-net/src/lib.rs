@@ -1,9 +1,9 @@
-//! What the tests over real sockets stand on: a blocking MSRP endpoint, relays in this process and in processes of their
+//! What the tests over real sockets share: a blocking MSRP endpoint, relays in this process and in processes of their
 //! own, certificates, names, databases, the `msrp` tool.
 //!
-//! The endpoints write their frames as text of their own, so that a slip in the library's writer shows; they read
-//! with the library's parser. Nothing here waits for a time to pass: everything waits for something to happen, and
-//! [`bounded`] ends a test in which it never does.
+//! The endpoints write their frames as text of their own, so that an error in the library's writer shows; they read
+//! with the library's parser. Nothing here waits for a time to pass: everything waits for an event, and [`bounded`]
+//! ends a test in which the event never comes.
 #![allow(missing_docs, reason = "fixtures of tests; the names say it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
@@ -12,13 +12,16 @@ pub mod authority;
 pub mod endpoint;
 pub mod frame;
 pub mod mariadb;
+pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod scrape;
+pub mod sql;
 pub mod subscribers;
 pub mod tool;
 pub mod transfer;
 mod wait;
+pub mod websocket;
 pub mod zone;
 
 pub use wait::{PATIENCE, alone, bounded, until};

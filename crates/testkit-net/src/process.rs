@@ -17,8 +17,8 @@ use crate::endpoint::Endpoint;
 use crate::relay::{Setup, raise_descriptors, trusting};
 use crate::until;
 
-/// Where cargo has put a program of this package: beside the directory of the test that asks. A library of fixtures is
-/// not told at compile time, as a test is.
+/// Where cargo has put a program of this package: beside the directory of the running test. Cargo tells a test the
+/// place at compile time, but not a library.
 pub(crate) fn binary(name: &str) -> String {
     let test = std::env::current_exe().unwrap();
     let found = test.ancestors().nth(2).unwrap().join(name);
@@ -80,7 +80,7 @@ impl Process {
         self.resident()().unwrap_or_default()
     }
 
-    /// Tells the memory in use, in KiB, as long as there is a process, for another thread to look.
+    /// The memory in use, in KiB, while the process lives, for another thread.
     pub fn resident(&self) -> impl Fn() -> Option<u64> + Send + 'static {
         let status = self.proc("status");
         move || {
@@ -95,7 +95,7 @@ impl Process {
         fs::read_to_string(self.proc("smaps")).unwrap_or_default()
     }
 
-    /// Descriptors it holds open; 0 if the process has gone.
+    /// Descriptors it holds open; 0 if the process has ended.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(self.proc("fd")).map(Iterator::count).unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl Process {
     /// User and system time of all its threads.
     pub fn cpu_seconds(&self) -> f64 {
         let stat = fs::read_to_string(self.proc("stat")).unwrap_or_default();
-        // Behind the command's name in parentheses.
+        // After the command's name in parentheses.
         let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
         let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
         let each = Command::new("getconf").arg("CLK_TCK").output().ok();
@@ -121,7 +121,7 @@ impl Process {
         assert!(sent.unwrap().success());
     }
 
-    /// The same where it may have ended.
+    /// The same for a process that may have ended.
     pub fn signal_if_there(&self, name: &str) {
         let mut kill = Command::new("kill");
         kill.arg(format!("-{name}")).arg(self.child.id().to_string()).stderr(Stdio::null());
@@ -152,14 +152,14 @@ impl Process {
         Err(format!("waited in vain for the relay to end\n{}", self.log()))
     }
 
-    /// SIGKILL: nothing is said any more, neither to clients nor to the log.
+    /// SIGKILL: the process tells nothing more, neither its clients nor the log.
     pub fn kill(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Has it read its config again, and waits until it has said what it makes of it.
+    /// Makes it read its config again, and waits for its verdict.
     #[track_caller]
     pub fn reload(&self, verdict: &str) {
         let said = self.log().matches(verdict).count();
@@ -179,11 +179,13 @@ impl Drop for Process {
     }
 }
 
-/// A relay with throw-away certificates in a process and a directory of its own, and its clients. Everything that can be
-/// done with a [`Process`] can be done with it.
+/// A relay with throw-away certificates in a process and a directory of its own, and its clients. It dereferences to
+/// its [`Process`].
 pub struct RelayProcess {
     process: Process,
     pub client: Arc<ClientConfig>,
+    /// Which of the addresses is the first that speaks WebSocket, if one does.
+    websocket: usize,
     place: TempDir,
 }
 
@@ -211,7 +213,7 @@ impl RelayProcess {
         let place = tempfile::tempdir().unwrap();
         let text = setup.write(place.path());
         let client = Arc::new(trusting(place.path()));
-        Self::run(program, place, &text, client)
+        Self { websocket: setup.listen.len(), ..Self::run(program, place, &text, client) }
     }
 
     /// With a config, which may name files of this directory, and what its clients must trust.
@@ -222,7 +224,7 @@ impl RelayProcess {
     fn run(program: &Path, place: TempDir, config_text: &str, client: Arc<ClientConfig>) -> Self {
         fs::write(place.path().join("config.yaml"), config_text).unwrap();
         let process = Process::start(program, place.path());
-        Self { process, client, place }
+        Self { process, client, websocket: 0, place }
     }
 
     /// The certificate that its clients must trust.
@@ -240,7 +242,18 @@ impl RelayProcess {
         self.stranger(user).log_in(user, self.addresses[0].port())
     }
 
-    /// A client with little room in its kernel, so that it is the relay who must hold what waits.
+    /// The first listener that speaks WebSocket.
+    pub fn websocket(&self) -> SocketAddr {
+        self.addresses[self.websocket]
+    }
+
+    /// A client with a session by WebSocket.
+    #[track_caller]
+    pub fn web_client(&self, user: &str) -> Endpoint {
+        Endpoint::wss(self.websocket(), &self.trusted(), user).log_in(user, 443)
+    }
+
+    /// A client with small buffers in its kernel, so that the relay must hold what waits.
     pub fn narrow_client(&self, user: &str) -> Endpoint {
         let address = self.addresses[0];
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
@@ -251,7 +264,7 @@ impl RelayProcess {
         Endpoint::over(socket.into(), &self.client, user).log_in(user, address.port())
     }
 
-    /// What a client needs to trust the certificate that is there now.
+    /// What a client needs to trust the present certificate.
     pub fn trusted(&self) -> Arc<ClientConfig> {
         Arc::new(trusting(self.place.path()))
     }

@@ -21,13 +21,17 @@ pub use crate::endpoint::HOST;
 /// The accounts beside alice and bob: user0, user1, ...
 pub const USERS: usize = 256;
 
-/// What a test's relay runs on.
+/// The setup of a test's relay.
 pub struct Setup {
     /// The TLS listener comes first.
     pub listen: &'static [(&'static str, bool)],
+    /// Listeners that speak WebSocket, behind those.
+    pub websocket: &'static [(&'static str, bool)],
     pub cores: &'static str,
     pub rsa: bool,
-    /// Whom the certificate is for, and so the name of the relay.
+    /// Whether clients may authenticate without TLS.
+    pub plain_auth: bool,
+    /// The host that the certificate is for: the name of the relay.
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub outbound: &'static str,
@@ -39,8 +43,10 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
+            websocket: &[],
             cores: "auto",
             rsa: false,
+            plain_auth: false,
             host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
             more: "",
@@ -63,9 +69,11 @@ impl Setup {
     }
 
     fn text(&self, certificate: &Path, key: &Path) -> String {
-        let listen = self.listen.iter();
-        let listen: String =
-            listen.map(|(address, tls)| format!("  - {{address: \"{address}\", tls: {tls}}}\n")).collect();
+        let entry = |(address, tls): &(&str, bool), websocket: bool| {
+            format!("  - {{address: \"{address}\", tls: {tls}, websocket: {websocket}}}\n")
+        };
+        let listen = self.listen.iter().map(|one| entry(one, false));
+        let listen: String = listen.chain(self.websocket.iter().map(|one| entry(one, true))).collect();
         let numbered = (0..USERS).map(|n| format!("user{n}"));
         let users: String = numbered
             .chain(["alice".to_owned(), "bob".to_owned()])
@@ -75,20 +83,21 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  memory:\n    users:\n{users}\
+             auth:\n{}  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
+            if self.plain_auth { "  insecure_plain: true\n" } else { "" },
             self.outbound,
             self.more
         )
     }
 }
 
-/// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs
-/// with that of rustls instead of the relay's own.
+/// Which record layer the relay uses: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs with that
+/// of rustls instead of the relay's own.
 pub fn record_layer() -> String {
     std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "direct".to_owned())
 }
@@ -140,6 +149,8 @@ pub struct TestRelay {
     pub server: Server,
     pub tls: SocketAddr,
     pub client: Arc<ClientConfig>,
+    /// The first WebSocket listener, if there is one.
+    websocket: usize,
     place: TempDir,
 }
 
@@ -159,7 +170,7 @@ impl TestRelay {
         let server = Server::start(config).unwrap();
         let (tls, _) = server.addresses()[0];
         let client = Arc::new(trusting(place.path()));
-        Self { server, tls, client, place }
+        Self { server, tls, client, websocket: setup.listen.len(), place }
     }
 
     /// For clients that speak one version of TLS only.
@@ -178,6 +189,17 @@ impl TestRelay {
         all.find(|(_, tls)| !tls).unwrap().0
     }
 
+    /// The first listener that speaks WebSocket.
+    pub fn websocket(&self) -> SocketAddr {
+        self.server.addresses()[self.websocket].0
+    }
+
+    /// A client with a session by WebSocket.
+    #[track_caller]
+    pub fn web_client(&self, user: &str) -> Endpoint {
+        Endpoint::wss(self.websocket(), &self.client, user).log_in(user, 443)
+    }
+
     /// A client with a session.
     pub fn client(&self, user: &str) -> Endpoint {
         self.stranger(user).log_in(user, self.tls.port())
@@ -188,7 +210,7 @@ impl TestRelay {
         Endpoint::tls(self.tls, &self.client, name)
     }
 
-    /// What all cores have counted.
+    /// The counters of all cores.
     pub fn counted(&self) -> Snapshot {
         self.server.counters().into_iter().sum()
     }

@@ -41,7 +41,7 @@ pub fn openmetrics(address: SocketAddr) -> Answer {
 pub struct Family {
     pub kind: String,
     pub help: String,
-    /// The name as it stands in front of the labels, the labels, the value.
+    /// The name before the labels, the labels, the value.
     pub samples: Vec<(String, BTreeMap<String, String>, f64)>,
 }
 
@@ -56,7 +56,7 @@ impl Page {
         Self::parse(&answer.body)
     }
 
-    /// Reads a page, strictly: what is not expected fails the test.
+    /// Reads a page, strictly: anything unexpected fails the test.
     fn parse(text: &str) -> Self {
         assert!(text.ends_with("\n# EOF\n"), "{text}");
         let mut families = BTreeMap::<String, Family>::new();
@@ -92,7 +92,7 @@ impl Page {
         self.0.values().flat_map(|family| &family.samples)
     }
 
-    /// The sum of all samples of that name that have these labels; there must be one.
+    /// The sum of all samples of that name with these labels; there must be one.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |found: &BTreeMap<String, String>| {
             labels.iter().all(|(label, value)| found.get(*label).is_some_and(|found| found == value))

@@ -1,101 +1,72 @@
-//! The `subscriber` tables of OpenSIPS and Kamailio, as far as a relay looks at them, and what fills them.
+//! The `subscriber` tables of OpenSIPS and Kamailio, as far as a relay reads them, and their content.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::account::DOMAIN;
-use crate::mariadb::MariaDb;
+use crate::sql::{Lock, SqlServer};
 
 /// Time-outs that no busy machine reaches.
 pub const PATIENT: &str = ", connect_timeout: 30s, query_timeout: 30s";
 
-/// OpenSIPS 3: hashes for three algorithms.
-const OPENSIPS: &str = "CREATE TABLE subscriber (
-    id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL,
-    username CHAR(64) DEFAULT '' NOT NULL,
-    domain CHAR(64) DEFAULT '' NOT NULL,
-    password CHAR(25) DEFAULT '' NOT NULL,
-    ha1 CHAR(64) DEFAULT '' NOT NULL,
-    ha1_sha256 CHAR(64) DEFAULT '' NOT NULL,
-    ha1_sha512t256 CHAR(64) DEFAULT '' NOT NULL,
-    CONSTRAINT account_idx UNIQUE (username, domain)
-) ENGINE=InnoDB";
-
-/// Kamailio 5: a second MD5, over user@domain.
-const KAMAILIO: &str = "CREATE TABLE subscriber (
-    id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL,
-    username VARCHAR(64) DEFAULT '' NOT NULL,
-    domain VARCHAR(64) DEFAULT '' NOT NULL,
-    password VARCHAR(64) DEFAULT '' NOT NULL,
-    ha1 VARCHAR(128) DEFAULT '' NOT NULL,
-    ha1b VARCHAR(128) DEFAULT '' NOT NULL,
-    CONSTRAINT account_idx UNIQUE (username, domain)
-) ENGINE=InnoDB";
-
-/// Whose table it is.
+/// The proxy that owns the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Proxy {
     OpenSips,
     Kamailio,
 }
 
-/// A database with an empty table, and an account for the relay that may do what docs/operate/accounts.md grants it.
-pub struct Database<'a> {
-    pub server: &'a MariaDb,
+/// A database with an empty table, and an account for the relay with the rights that docs/operate/accounts.md grants.
+pub struct Database<'a, S> {
+    pub server: &'a S,
     pub name: String,
     proxy: Proxy,
 }
 
 /// The password of the relay's own account.
-const RELAY_PASSWORD: &str = "only-reads";
+pub const RELAY_PASSWORD: &str = "only-reads";
 
-impl<'a> Database<'a> {
-    pub fn new(server: &'a MariaDb, proxy: Proxy) -> Self {
-        Self::with_charset(server, proxy, "utf8mb4")
+impl<'a, S: SqlServer> Database<'a, S> {
+    pub fn new(server: &'a S, proxy: Proxy) -> Self {
+        Self::with_encoding(server, proxy, None)
     }
 
-    pub fn with_charset(server: &'a MariaDb, proxy: Proxy, charset: &str) -> Self {
+    pub fn with_encoding(server: &'a S, proxy: Proxy, encoding: Option<&str>) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("site{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let table = match proxy {
-            Proxy::OpenSips => OPENSIPS,
-            Proxy::Kamailio => KAMAILIO,
-        };
-        let sha256 = if proxy == Proxy::OpenSips { ", ha1_sha256" } else { "" };
-        server.run(&format!(
-            "CREATE DATABASE {name} CHARACTER SET {charset};
-             USE {name}; {table};
-             CREATE USER '{name}'@'%' IDENTIFIED BY '{RELAY_PASSWORD}';
-             GRANT SELECT (username, domain, ha1{sha256}) ON {name}.subscriber TO '{name}'@'%';"
-        ));
+        server.make_site(&name, proxy, encoding, RELAY_PASSWORD);
         Self { server, name, proxy }
     }
 
     /// Lets the relay's account read passwords as well.
     pub fn grant_passwords(&self) {
-        let name = &self.name;
-        self.server.run(&format!("GRANT SELECT (password) ON {name}.subscriber TO '{name}'@'%'"));
+        self.run(&format!("GRANT SELECT (password) ON subscriber TO {}", S::account(&self.name)));
     }
 
-    /// Does something with this database.
+    /// Runs SQL in this database.
     #[track_caller]
     pub fn run(&self, sql: &str) -> String {
-        self.server.run(&format!("USE {}; {sql}", self.name))
+        self.server.run_in(Some(&self.name), sql)
+    }
+
+    /// Locks the table until the value is dropped.
+    pub fn lock(&self) -> Lock {
+        self.server.lock(&self.name)
     }
 
     /// Adds a subscriber with a password in clear and all hashes, as the proxies' tools do.
     pub fn add(&self, user: &str, domain: &str, password: &str) {
-        let (user, domain, password) = (literal(user), literal(domain), literal(password));
-        let more = match self.proxy {
+        let (user, domain, password) = (S::literal(user), S::literal(domain), S::literal(password));
+        let (column, hash) = match self.proxy {
             Proxy::OpenSips => {
-                format!(", ha1_sha256 = SHA2(CONCAT({user}, ':', {domain}, ':', {password}), 256)")
+                ("ha1_sha256", S::sha256(&format!("CONCAT({user}, ':', {domain}, ':', {password})")))
             }
             Proxy::Kamailio => {
-                format!(", ha1b = MD5(CONCAT({user}, '@', {domain}, ':', {domain}, ':', {password}))")
+                ("ha1b", format!("MD5(CONCAT({user}, '@', {domain}, ':', {domain}, ':', {password}))"))
             }
         };
         self.run(&format!(
-            "INSERT INTO subscriber SET username = {user}, domain = {domain}, password = {password}, \
-             ha1 = MD5(CONCAT({user}, ':', {domain}, ':', {password})){more}"
+            "INSERT INTO subscriber (username, domain, password, ha1, {column}) VALUES \
+             ({user}, {domain}, {password}, MD5(CONCAT({user}, ':', {domain}, ':', {password})), {hash})"
         ));
     }
 
@@ -103,36 +74,33 @@ impl<'a> Database<'a> {
     pub fn add_many(&self, count: usize) {
         self.run(&format!(
             "INSERT INTO subscriber (username, domain, ha1)
-             SELECT CONCAT('user', seq), '{DOMAIN}', MD5(CONCAT('user', seq, ':{DOMAIN}:secret of user', seq))
-             FROM seq_1_to_{count}"
+             SELECT CONCAT('user', n), '{DOMAIN}', MD5(CONCAT('user', n, ':{DOMAIN}:secret of user', n))
+             FROM ({}) AS numbers",
+            S::numbers(count)
         ));
     }
 
-    /// The keys under `auth` that lead here, with more of them for `auth.mysql`. The server has its time, unless the
+    /// The keys under `auth` that lead here, with more of them for the database. The server has its time, unless the
     /// test is about that.
     pub fn keys(&self, more: &str) -> String {
         let time = if more.contains("_timeout") { "" } else { PATIENT };
         self.keys_as_they_are(&format!("{more}{time}"))
     }
 
-    /// The same, with the time-outs that an operator has who names none.
+    /// The same, with the default time-outs.
     pub fn keys_as_they_are(&self, more: &str) -> String {
-        format!("backend: mysql, mysql: {{url: '{}'{more}}}", self.url())
+        keys_of::<S>(&self.server.url(&self.name, RELAY_PASSWORD), more)
     }
 
-    pub fn url(&self) -> String {
-        self.server.url(&self.name, RELAY_PASSWORD, &self.name)
-    }
-
-    /// The URL by TCP.
-    pub fn url_over_tcp(&self, options: &str) -> String {
-        let (name, port) = (&self.name, self.server.port.unwrap());
-        format!("mysql://{name}:{RELAY_PASSWORD}@127.0.0.1:{port}/{name}{options}")
+    /// The keys that lead here by TCP, with options behind the URL.
+    pub fn keys_over_tcp(&self, options: &str, more: &str) -> String {
+        let (name, port) = (&self.name, self.server.port());
+        let url = format!("{}://{name}:{RELAY_PASSWORD}@127.0.0.1:{port}/{name}{options}", S::BACKEND);
+        keys_of::<S>(&url, &format!("{PATIENT}{more}"))
     }
 }
 
-/// Text as SQL writes it, whatever is in it.
-fn literal(text: &str) -> String {
-    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("CONVERT(X'{hex}' USING utf8mb4)")
+/// The keys under `auth` that lead to a URL.
+pub fn keys_of<S: SqlServer>(url: &str, more: &str) -> String {
+    format!("backend: {0}, {0}: {{url: '{url}'{more}}}", S::BACKEND)
 }

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::process::binary;
 
-/// The tool in a directory: it reads nothing, and all that it says is kept.
+/// The tool in a directory: it reads nothing, and all its output is kept.
 pub fn msrp(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("msrp"));
     command.args(arguments).current_dir(directory).stdin(Stdio::null());
@@ -51,7 +51,7 @@ impl Tool {
         self.directory.path().join(name)
     }
 
-    /// A file of so many bytes that do not repeat soon.
+    /// A file of so many bytes, with a long period.
     pub fn file(&self, name: &str, bytes: usize) -> Vec<u8> {
         let mut content = Vec::with_capacity(bytes + 32);
         let mut block = Sha256::digest(name).to_vec();
@@ -105,7 +105,7 @@ impl Receiver {
         Self { child, stdout, path: path.trim_end().to_owned() }
     }
 
-    /// Exit status, and what it said after the path.
+    /// Exit status, and the output after the path.
     pub fn finish(mut self) -> (i32, String) {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
@@ -114,7 +114,7 @@ impl Receiver {
         (status(&output), rest)
     }
 
-    /// For receivers that are not going to end by themselves.
+    /// For receivers that do not end by themselves.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -122,7 +122,7 @@ impl Receiver {
 
     pub fn target(&self) -> Target {
         let uri = MsrpUri::parse(self.path.as_bytes()).unwrap();
-        Target { host: uri.host_str().to_owned(), port: uri.port().unwrap() }
+        Target { host: uri.host_str().to_owned(), port: uri.port().unwrap(), web: None }
     }
 }
 

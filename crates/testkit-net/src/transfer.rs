@@ -10,7 +10,7 @@ use msrp_proto::parser::Flag;
 use crate::endpoint::{Endpoint, Writer};
 use crate::frame::{Frame, Request, end_line, fresh_id};
 
-/// Bytes handed to the connection between two looks at what else must be written.
+/// Bytes handed to the connection before the next look at what else must be written.
 const STEP: usize = 32 << 10;
 
 /// A message to be sent.
@@ -20,7 +20,7 @@ pub struct Outgoing<'a> {
     pub data: &'a [u8],
     /// Bytes in a chunk; `None`: one giant SEND, cut only for responses.
     pub chunk: Option<usize>,
-    /// Failure-Report; `yes` where the header is absent.
+    /// Failure-Report; `yes` if the header is absent.
     pub failure_report: Option<&'a str>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Outgoing<'a> {
         Self { chunk: Some(bytes), ..Self::giant(peer, data) }
     }
 
-    /// Nobody answers, nobody reports.
+    /// No answers, no reports.
     pub fn without_reports(self) -> Self {
         Self { failure_report: Some("no"), ..self }
     }
@@ -48,7 +48,7 @@ pub struct Incoming {
     complete: bool,
 }
 
-/// What the writing and the reading half of an exchange tell each other.
+/// What the writing and the reading half of an exchange share.
 #[derive(Default)]
 struct Progress {
     /// Chunks that the other hop will answer.
@@ -68,8 +68,8 @@ impl Endpoint {
         self.exchange(None, 1).remove(0)
     }
 
-    /// Sends a message, if any, and meanwhile receives so many; each chunk is answered 200, each answer expected
-    /// to be 200. Returns what was received, in the order of completion.
+    /// Sends a message, if any, and meanwhile receives so many. Answers each chunk with 200 and expects 200 for each of
+    /// its own. Returns the received messages, in the order of completion.
     pub fn exchange(&mut self, outgoing: Option<&Outgoing<'_>>, expected: usize) -> Vec<Incoming> {
         let progress = Progress::default();
         let (answers, waiting) = channel();
@@ -163,19 +163,19 @@ fn write_message(
             request = request.header("Failure-Report", failure_report);
         }
         let tid = request.tid();
-        writer.write(&request.head());
+        writer.write_part(&request.head(), false);
         let mut waiting = None;
         while sent < end && waiting.is_none() {
             let step = end.min(sent + STEP);
-            writer.write(&outgoing.data[sent..step]);
+            writer.write_part(&outgoing.data[sent..step], false);
             sent = step;
             waiting = answers.try_recv().ok();
         }
-        // Said before the end-line is written: its answer may overtake everything said later.
+        // Counted before the end-line is written, because the answer may come before anything later here.
         progress.sent.fetch_add(1, Ordering::SeqCst);
         let flag = if sent == total { Flag::Last } else { Flag::More };
         progress.all_sent.store(sent == total, Ordering::SeqCst);
-        writer.write(&end_line(&tid, flag));
+        writer.write_part(&end_line(&tid, flag), true);
         let rest = answers.try_iter();
         for answer in waiting.into_iter().chain(rest) {
             writer.write(&answer);

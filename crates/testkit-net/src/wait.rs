@@ -1,4 +1,4 @@
-//! Waiting for events, and ends for tests in which they never come.
+//! Waiting for events, with an end for tests in which they never come.
 
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// No single read, write or condition takes longer than this in a test that passes, however busy the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// No test takes longer than this: it only ends one that hangs.
+/// No test takes longer than this: it only ends a test that hangs.
 const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// Set in the process of a test that [`alone`] has started.
@@ -29,8 +29,8 @@ pub fn bounded<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// Runs the body of the test with this name (as `--list` prints it) in a process of its own, as [`bounded`] does: for a
-/// test that looks at something of its process, such as open descriptors, that other tests would change.
+/// Runs the body of the test with this name (as `--list` prints it) in a process of its own, as [`bounded`] does. For a
+/// test about something of its process, such as open descriptors, that other tests would change.
 pub fn alone(test: &str, body: impl FnOnce() + Send + 'static) {
     if std::env::var_os(ALONE).is_some() {
         return bounded(body);
@@ -53,7 +53,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return seen;
         }
         assert!(Instant::now() < deadline, "in vain waited for {what}");
-        // Only so as not to take the processor away from what is waited for.
+        // Only so as not to take the processor away from the awaited event.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -74,10 +74,10 @@ impl Zone {
 }
 
 impl Zone {
-    /// From now on nobody answers.
+    /// From here on the server does not answer.
     pub fn stop(&mut self) {
         drop(self.stop.take());
-        // Its own failure has been printed.
+        // The thread has printed its own failure.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -90,10 +90,10 @@ impl Drop for Zone {
 
 // -- a server that answers for one zone alone --------------------------------------------------------
 
-/// A name server to which every name is 127.0.0.1, but for those in `silent.test`: of these it never says a word.
+/// A name server to which every name is 127.0.0.1, except those in `silent.test`: it never answers for these.
 pub struct HalfSilent {
     pub address: SocketAddr,
-    /// Names that it was asked for, each as often as it was; of all zones.
+    /// Names of all zones that it was asked for, once per question.
     asked: Arc<Mutex<Vec<String>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,7 +108,7 @@ impl HalfSilent {
             let mut query = [0; 1500];
             loop {
                 let (length, from) = socket.recv_from(&mut query).unwrap();
-                // Nothing is what `drop` sends.
+                // `drop` sends nothing.
                 if length == 0 {
                     return;
                 }
@@ -140,7 +140,7 @@ impl Drop for HalfSilent {
     fn drop(&mut self) {
         let stopper = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         stopper.send_to(&[], self.address).unwrap();
-        // Its own failure has been printed.
+        // The thread has printed its own failure.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

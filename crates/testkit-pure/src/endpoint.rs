@@ -1,4 +1,4 @@
-//! The far end of a connection: takes bytes apart into frames and may answer by itself.
+//! The far end of a connection: parses the relay's frames and may answer by itself.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use super::frame::response;
 pub enum Answers {
     /// Nothing: the test answers.
     None,
-    /// A response of this code to whatever asks for one.
+    /// A response of this code to every request that asks for one.
     Always(u16),
 }
 
@@ -54,7 +54,7 @@ impl Endpoint {
             bytes_received: 0,
             body_bytes: 0,
             flush: 0,
-            // Paths of the greatest length reach it with those of the relay in front, and URIs of its own as it sent them.
+            // The longest paths reach it with the relay's URIs in front, and its own URIs as it sent them.
             parser: Parser::new(ParserLimits {
                 path_uris_max: 32,
                 uri_bytes_max: 4096,

@@ -58,7 +58,7 @@ impl Request {
         self.raw(&format!("{name}: {value}\r\n"))
     }
 
-    /// Header lines as they are.
+    /// Header lines, unchanged.
     pub fn raw(mut self, lines: &str) -> Self {
         self.headers.push_str(lines);
         self
@@ -105,7 +105,7 @@ pub fn response(tid: &str, code: u16, to: &str, from: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Bytes that differ wherever one looks.
+/// Bytes that differ at every place.
 pub fn pattern(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
     (0..bytes)

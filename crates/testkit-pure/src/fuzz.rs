@@ -1,9 +1,9 @@
-//! What the fuzzer runs: for each part of the relay that takes bytes from strangers, a function of bytes that
-//! panics when a promise is broken.
+//! What the fuzzer runs: for each part of the relay that takes bytes from strangers, a function of bytes that panics
+//! when an invariant is broken.
 //!
-//! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
-//! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`msrp_proto`]
-//! and [`msrp_relay_core`], as any caller would. `docs/dev/fuzzing.md` says how to run them and what was found.
+//! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in
+//! `fuzz/seeds` and `fuzz/fuzz_targets` needs three lines for each. They use only the public interfaces of
+//! [`msrp_proto`] and [`msrp_relay_core`]. `docs/dev/fuzzing.md` says how to run them and what they have found.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +16,7 @@ mod digest;
 mod parser;
 mod rewrite;
 mod uri;
+mod websocket;
 
 use std::sync::LazyLock;
 
@@ -24,8 +25,9 @@ pub use digest::digest;
 pub use parser::parser;
 pub use rewrite::rewrite;
 pub use uri::uri;
+pub use websocket::websocket;
 
-/// Says what is going on, if `FUZZ_TRACE` is set: for whoever replays a finding.
+/// Prints each step if `FUZZ_TRACE` is set, for a person who replays a finding.
 fn trace(what: impl FnOnce() -> String) {
     static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUZZ_TRACE").is_some());
     if *WANTED {
@@ -37,10 +39,11 @@ fn trace(what: impl FnOnce() -> String) {
 pub type Body = fn(&[u8]);
 
 /// Every target of this crate: the name of its executable and of its seeds' directory, and what it runs.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("parser", parser),
     ("rewrite", rewrite),
     ("digest", digest),
     ("uri", uri),
+    ("websocket", websocket),
     ("conversation", conversation),
 ];

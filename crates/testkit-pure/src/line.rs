@@ -2,12 +2,12 @@
 
 use msrp_proto::parser::Flag;
 
-use super::{Conn, Frame, Request, World};
+use super::{Conn, Frame, Pair, Request, World};
 
 /// Both sessions on one core, and on two.
 pub const LAYOUTS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
 
-/// The one frame of this method among those that arrived; the rest must be none.
+/// The one frame of this method among the arrived ones; there must be no other.
 pub fn only(frames: Vec<Frame>, method: &str) -> Frame {
     assert_eq!(frames.len(), 1, "{frames:#?}");
     assert_eq!(frames[0].method(), method, "{frames:#?}");
@@ -54,7 +54,20 @@ pub struct Line {
 }
 
 impl Line {
-    /// A first request, answered: from now on the two ends belong together.
+    /// From the first of a pair to the second.
+    pub fn of(world: World, pair: Pair) -> Self {
+        Self {
+            world,
+            from: pair.alice,
+            to: pair.bob,
+            path: pair.to_bob,
+            from_uri: pair.alice_uri,
+            back: pair.to_alice,
+            to_uri: pair.bob_uri,
+        }
+    }
+
+    /// A first request and its answer: from here on the two ends belong together.
     pub fn bind(&mut self) {
         let world = &mut self.world;
         world.send(self.from, Request::bodiless(&self.path, &self.from_uri, "first").bytes());
@@ -83,20 +96,12 @@ pub fn line(shape: Shape, a: usize, b: usize) -> Line {
     line_in(World::new(2), shape, a, b)
 }
 
-/// The same in a world of two cores that nobody is in yet.
+/// The same in a world of two cores without connections.
 pub fn line_in(mut world: World, shape: Shape, a: usize, b: usize) -> Line {
     match shape {
         Shape::Both => {
             let pair = world.pair(a, b);
-            Line {
-                world,
-                from: pair.alice,
-                to: pair.bob,
-                path: pair.to_bob,
-                from_uri: pair.alice_uri,
-                back: pair.to_alice,
-                to_uri: pair.bob_uri,
-            }
+            Line::of(world, pair)
         }
         Shape::Receiver => {
             let (bob, session) = world.client(b, "bob");

@@ -1,7 +1,8 @@
-//! Two clients of one relay process that has no sockets: chunks go in at one end and come out at the other.
+//! Two clients of one relay without sockets: chunks go in at one end and come out at the other.
 //!
-//! The tests' world brings the sessions about; from then on the relay is driven as the runtime does it, with buffers that
-//! are used again, so that what is counted is the relay's own. Used by `benches/relay.rs` and `crates/msrp-relay-core/tests/allocations.rs`.
+//! The tests' world sets up the sessions. After that the relay is driven as the runtime does it, with reused buffers,
+//! so that only the relay's own work is counted. Used by `benches/relay.rs` and
+//! `crates/msrp-relay-core/tests/allocations.rs`.
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -15,12 +16,12 @@ use crate::World;
 use crate::frame::{Request, pattern};
 use crate::line::{Shape, line};
 
-/// So many requests are made ahead, each with a transaction id of its own; then they come again.
+/// So many requests are made in advance, each with its own transaction id; then they repeat.
 const REQUESTS: usize = 512;
-/// What one read brings.
+/// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
 
-/// Called around what is the relay's own work.
+/// Called around the relay's own work.
 pub trait Watch {
     fn begin(&self) {}
     fn end(&self) {}
@@ -52,7 +53,7 @@ pub struct Rig<W> {
     back: String,
     receiver_uri: String,
     out: OutBatch,
-    /// Written to the receiver and not looked at yet, unless it is body.
+    /// Written to the receiver and not yet looked at, without the bodies.
     forwarded: Vec<u8>,
     answer: Vec<u8>,
     messages: Vec<(usize, Message)>,
@@ -108,7 +109,7 @@ impl<W: Watch> Rig<W> {
         }
     }
 
-    /// One chunk that one read brings, to its end: forwarded, and answered on both sides if that was asked for.
+    /// One chunk from one read, to its end: forwarded, and answered on both sides if that was asked for.
     pub fn chunk(&mut self) {
         self.feed_head();
         self.feed_body();
@@ -145,7 +146,7 @@ impl<W: Watch> Rig<W> {
         self.feed(self.sender.0, Input::End { peer: self.sender.1, flag: Flag::Last });
     }
 
-    /// The receiver answers what it got, if that was asked for.
+    /// The receiver answers, if that was asked for.
     fn answer(&mut self) {
         if self.reports == FailureReport::Yes {
             let tid = tid_of(&self.forwarded);
@@ -174,7 +175,7 @@ impl<W: Watch> Rig<W> {
         self.collect(core);
     }
 
-    /// Until nothing more happens.
+    /// Runs until nothing more happens.
     fn run(&mut self) {
         loop {
             if let Some((core, message)) = self.messages.pop() {
@@ -209,7 +210,7 @@ impl<W: Watch> Rig<W> {
     }
 
     fn collect(&mut self, core: usize) {
-        // Backwards, for they are taken from the end.
+        // Backwards, because they are taken from the end.
         let relay = self.world.relay(core);
         while let Some((CoreId { index, .. }, messages)) = relay.poll_messages() {
             for message in messages.into_iter().rev() {

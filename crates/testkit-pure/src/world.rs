@@ -7,16 +7,18 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use msrp_proto::digest::{Algorithm, Ha1};
+use msrp_proto::digest::{Algorithm, Ha1, TimedNames};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
-    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
-    WriteState,
+    CloseReason, CoreId, Departure, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer, LookUpTicket,
+    MaxChunk, Meeting, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
+    Traveller, WebSocket, Who, WriteState,
 };
 
 use crate::{Endpoint, Frame};
 
+/// The most bytes that one read brings, unless a test asks for fewer.
+pub const READ_MAX: usize = 16 << 10;
 pub const HOST: &str = "relay.example.com";
 pub const PORT: u16 = 2855;
 pub const REALM: &str = "example.com";
@@ -41,7 +43,7 @@ pub struct Dial {
     pub core: usize,
     pub key: PeerKey,
     pub target: Target,
-    /// In whose turn.
+    /// The user, address or relay in whose turn it is.
     pub who: Who,
 }
 
@@ -49,7 +51,7 @@ pub struct Dial {
 pub struct LookUp {
     pub core: usize,
     pub ticket: LookUpTicket,
-    /// In whose turn.
+    /// The user, address or relay in whose turn it is.
     pub who: Who,
     pub user: String,
     pub realm: String,
@@ -61,7 +63,7 @@ pub struct Link {
     pub core: usize,
     pub key: PeerKey,
     pub end: Endpoint,
-    /// Sent by the endpoint, not read by the relay yet.
+    /// Sent by the endpoint, not yet read by the relay.
     pub wire: VecDeque<u8>,
     /// All bytes ever sent by the endpoint.
     pub bytes_sent: u64,
@@ -72,13 +74,38 @@ pub struct Link {
     awake: bool,
     /// The endpoint sends nothing more.
     pub ended: bool,
-    /// The endpoint takes nothing.
+    /// The endpoint reads nothing.
     pub stalled: bool,
     /// Bytes the endpoint still takes before it stalls.
     pub window: usize,
     pub closing: Option<CloseReason>,
-    /// Neither side has it any more.
+    /// The lengths of the messages that the relay has sent, where it is a WebSocket.
+    pub messages: Option<Vec<usize>>,
+    /// Neither side has the connection any more.
     pub gone: bool,
+    pub reader: Reader,
+    /// It has left one core and is not at the other one, `core`, yet.
+    pub travels: bool,
+}
+
+/// What the reader of a connection does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reader {
+    /// It reads.
+    Reads,
+    /// It has a head, which must not be fed yet.
+    Parked,
+    /// It may look whether it may be fed now.
+    Told,
+    /// It has something to feed that it has read before: of a connection that has moved, or stays.
+    Resumes,
+}
+
+/// What is under way from core to core.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages, which travel unboxed")]
+enum Delivery {
+    Message(Message),
+    Arrive(Conn, Box<Traveller>),
 }
 
 struct Core {
@@ -94,7 +121,7 @@ pub struct World {
     pub now: Instant,
     cores: Vec<Core>,
     links: Vec<Link>,
-    messages: HashMap<(usize, usize), VecDeque<Message>>,
+    deliveries: HashMap<(usize, usize), VecDeque<Delivery>>,
     pub settings: Settings,
     /// Passwords by `user@realm`.
     pub accounts: HashMap<String, String>,
@@ -103,12 +130,18 @@ pub struct World {
     pub look_ups: Vec<LookUp>,
     pub dial_decision: Decision,
     pub dials: Vec<Dial>,
-    /// Dials that a relay no longer wanted.
+    /// Dials that a relay gave up.
     pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
     /// Messages between cores wait for `deliver`.
     pub hold_messages: bool,
+    /// Two sessions on two cores may come together; otherwise they stay where they are.
+    pub meets: bool,
+    /// Pages that have moved to another core.
+    pub pages_moved: u64,
+    /// The runtime has something to write wherever a connection could move.
+    pub never_quiet: bool,
     /// Bytes per read.
     pub read_max: usize,
     pub events: Vec<String>,
@@ -128,14 +161,21 @@ pub fn settings(cores: usize) -> Settings {
         challenge_lifetime: Duration::from_secs(15),
         max_attempts: 3,
         insecure_plain: false,
-        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
-        allow_other_methods: true,
+        sessions: Expires {
+            expires_min: 60,
+            expires_default: 600,
+            expires_max: 3600,
+            enforce_default: false,
+        },
+        methods_allow_other: true,
         relays: None,
         serves_relays: true,
-        relays_must_prove: false,
+        unproven_relays_refused: false,
         tls_port: Some(PORT),
-        dial_plain: true,
-        chunk_bounds: ChunkBounds::default(),
+        outbound_plain: true,
+        timed_names: TimedNames::None,
+        max_chunk: MaxChunk::default(),
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits::default(),
     }
 }
@@ -153,7 +193,7 @@ impl World {
             now,
             cores: Vec::new(),
             links: Vec::new(),
-            messages: HashMap::new(),
+            deliveries: HashMap::new(),
             settings,
             accounts: accounts.into(),
             accounts_up: true,
@@ -164,7 +204,10 @@ impl World {
             dials_given_up: 0,
             dialled: Vec::new(),
             hold_messages: false,
-            read_max: 16 << 10,
+            meets: false,
+            pages_moved: 0,
+            never_quiet: false,
+            read_max: READ_MAX,
             events: Vec::new(),
             queued_max: 0,
             seeds: 0,
@@ -201,19 +244,37 @@ impl World {
 
     /// A connection from an address of the test's choice.
     pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
-        let transport = Transport { secure, port: PORT };
+        self.accept(core, Transport { secure, port: PORT, websocket: false }, address)
+    }
+
+    /// A WebSocket from outside: what it is sent are whole frames, each in a message of its own.
+    pub fn connect_web(&mut self, core: usize) -> Conn {
+        self.try_connect_web(core).unwrap()
+    }
+
+    /// The same where a core may be short of memory.
+    pub fn try_connect_web(&mut self, core: usize) -> Result<Conn, Limit> {
+        let transport = Transport { secure: true, port: 443, websocket: true };
+        let conn = self.accept(core, transport, ADDRESS)?;
+        let link = &mut self.links[conn.0];
+        link.messages = Some(Vec::new());
+        link.end.uri = format!("msrps://page{0}.invalid:2855/endpoint{0};ws", conn.0);
+        Ok(conn)
+    }
+
+    fn accept(&mut self, core: usize, transport: Transport, address: &str) -> Result<Conn, Limit> {
         let now = self.now;
         let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));
         if let Err(limit) = accepted {
-            // The relay leaves it to its runtime to tell of a connection that it does not take.
+            // The runtime reports a connection that the relay does not accept.
             self.events.push(format!("{:?}", Event::LimitReached { limit, peer: None, user: None }));
         }
         self.apply(core);
         accepted
     }
 
-    /// A connection from outside has got so far that a runtime tells.
+    /// A connection from outside has reached a stage that a runtime reports.
     pub fn advance_to(&mut self, conn: Conn, stage: Stage) {
         let Link { core, key, .. } = self.links[conn.0];
         self.input(core, Input::Advanced { peer: key, stage });
@@ -235,7 +296,10 @@ impl World {
             stalled: false,
             window: usize::MAX,
             closing: None,
+            messages: None,
             gone: false,
+            reader: Reader::Reads,
+            travels: false,
         });
         self.cores[core].links.insert(key, conn);
         conn
@@ -268,7 +332,7 @@ impl World {
         link.wire.extend(bytes.as_ref());
     }
 
-    /// How many of the bytes sent have reached the relay, as whole pieces.
+    /// How many of the sent bytes have reached the relay, as whole parts.
     pub fn bytes_taken(&self, conn: Conn) -> u64 {
         let link = &self.links[conn.0];
         link.bytes_sent - (link.wire.len() + link.unparsed.len()) as u64
@@ -283,6 +347,10 @@ impl World {
         link.gone = true;
         link.wire.clear();
         let (core, key) = (link.core, link.key);
+        if link.travels {
+            // The core that it comes to finds that out.
+            return;
+        }
         self.cores[core].links.remove(&key);
         self.input(core, Input::Lost { peer: key });
     }
@@ -312,13 +380,24 @@ impl World {
         frames.remove(0)
     }
 
+    /// The same; `None` if the relay has closed the connection without a word.
+    pub fn take_one_unless_closed(&mut self, conn: Conn) -> Option<Frame> {
+        self.run();
+        let mut frames = self.take(conn);
+        if frames.is_empty() && self.is_closed(conn) {
+            return None;
+        }
+        assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
+        frames.pop()
+    }
+
     // -- running -------------------------------------------------------------------------------
 
     pub fn relay(&mut self, core: usize) -> &mut Relay {
         self.cores[core].relay.as_mut().unwrap()
     }
 
-    /// Goes on until nothing more happens without time passing or the test deciding something.
+    /// Runs until nothing more happens without time passing or a decision of the test.
     pub fn run(&mut self) {
         while self.step_all() {}
     }
@@ -345,7 +424,7 @@ impl World {
         progress
     }
 
-    /// Answers the look-ups and dials that the test does not hold back.
+    /// Answers the look-ups and dials that the test does not hold.
     fn decide(&mut self) -> bool {
         let mut progress = false;
         while self.look_up_decision != Decision::Hold && !self.look_ups.is_empty() {
@@ -363,7 +442,23 @@ impl World {
     pub fn read(&mut self, conn: Conn) -> bool {
         let read_max = self.read_max;
         let link = &mut self.links[conn.0];
-        if link.gone || link.paused || link.closing.is_some() {
+        if link.gone || link.travels || link.closing.is_some() {
+            return false;
+        }
+        match link.reader {
+            Reader::Parked => return false,
+            Reader::Told => {
+                self.go_on(conn);
+                return true;
+            }
+            Reader::Resumes => {
+                link.reader = Reader::Reads;
+                self.parse(conn, true);
+                return true;
+            }
+            Reader::Reads => {}
+        }
+        if link.paused {
             return false;
         }
         if link.wire.is_empty() {
@@ -380,13 +475,38 @@ impl World {
         link.unparsed.extend_from_slice(&front[..in_front]);
         link.unparsed.extend_from_slice(&back[..bytes - in_front]);
         link.wire.drain(..bytes);
+        self.parse(conn, false);
+        true
+    }
+
+    /// Feeds what has been read. The relay has been asked about the first head, if that `may` be fed.
+    fn parse(&mut self, conn: Conn, mut may: bool) {
+        let link = &mut self.links[conn.0];
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut parser = link.parser.clone();
         let mut at = 0;
-        // Like a runtime, whatever has been read is fed, though the relay says Pause meanwhile.
+        // Like a runtime, feeds everything that has been read, even if the relay says Pause meanwhile.
         while !self.links[conn.0].gone && self.links[conn.0].closing.is_none() {
-            let input = match parser.step(&unparsed[at..]) {
+            let before = self.meets.then(|| parser.clone());
+            let step = parser.step(&unparsed[at..]);
+            if let (Ok(Some(step)), Some(before)) = (&step, before)
+                && let FramePart::Head(head) = &step.piece
+                && !mem::take(&mut may)
+            {
+                let (now, bytes) = (self.now, &unparsed[at..at + step.consumed]);
+                let meeting = self.relay(core).meet(now, peer, head, bytes);
+                // Asked before what follows, which may be the answer.
+                if meeting == Meeting::Asked {
+                    self.links[conn.0].reader = Reader::Parked;
+                    parser = before;
+                }
+                self.apply(core);
+                if meeting == Meeting::Asked {
+                    break;
+                }
+            }
+            let input = match step {
                 Ok(None) => break,
                 Err(_) => Input::Unparseable { peer },
                 Ok(Some(step)) => {
@@ -408,7 +528,50 @@ impl World {
         link.unparsed = unparsed;
         link.parser = parser;
         self.input(core, Input::Unfinished { peer, bytes });
-        true
+    }
+
+    /// A reader that was parked goes on, here or elsewhere.
+    fn go_on(&mut self, conn: Conn) {
+        let (now, quiet) = (self.now, !self.never_quiet);
+        let Link { core, key, .. } = self.links[conn.0];
+        let departure = self.relay(core).depart(now, key, quiet);
+        self.apply(core);
+        let link = &mut self.links[conn.0];
+        match departure {
+            Departure::Waits => link.reader = Reader::Parked,
+            Departure::Stays => link.reader = Reader::Resumes,
+            Departure::Leaves(traveller) => {
+                assert!(!link.awake || quiet, "it has something to write");
+                let to = usize::from(traveller.to().index);
+                self.cores[core].links.remove(&key);
+                (link.core, link.travels) = (to, true);
+                self.deliveries.entry((core, to)).or_default().push_back(Delivery::Arrive(conn, traveller));
+            }
+        }
+    }
+
+    /// A connection comes to a core, as it left the one before.
+    fn arrive(&mut self, core: usize, conn: Conn, traveller: Traveller) {
+        let now = self.now;
+        self.links[conn.0].travels = false;
+        let key = self.cores[core].relay.as_mut().and_then(|relay| relay.arrive(now, traveller));
+        let link = &mut self.links[conn.0];
+        let was_lost = mem::replace(&mut link.gone, key.is_none());
+        let Some(key) = key else {
+            link.wire.clear();
+            if self.is_up(core) {
+                self.apply(core);
+            }
+            return;
+        };
+        (link.key, link.reader, link.paused, link.awake) = (key, Reader::Resumes, false, false);
+        link.parser = Parser::new(ParserLimits::default());
+        self.pages_moved += u64::from(link.messages.is_some());
+        self.cores[core].links.insert(key, conn);
+        self.apply(core);
+        if was_lost {
+            self.lose(conn);
+        }
     }
 
     /// Lets the relay write to a connection until it has nothing more, as a runtime would.
@@ -416,7 +579,7 @@ impl World {
         let mut progress = false;
         loop {
             let link = &mut self.links[conn.0];
-            if link.gone || !link.awake || link.stalled || link.window == 0 {
+            if link.gone || link.travels || !link.awake || link.stalled || link.window == 0 {
                 return progress;
             }
             progress = true;
@@ -431,6 +594,16 @@ impl World {
             link.end.flush += u64::from(!out.is_empty());
             for part in out.parts() {
                 link.end.receive(part);
+            }
+            let ends = out.frame_ends();
+            match &mut link.messages {
+                Some(messages) => {
+                    assert_eq!(ends.last().copied().unwrap_or(0), out.len(), "a message within a frame");
+                    assert!(!link.end.in_frame(), "half a frame");
+                    let starts = [0].iter().chain(ends);
+                    messages.extend(ends.iter().zip(starts).map(|(end, start)| end - start));
+                }
+                None => assert!(ends.is_empty(), "messages where there are none"),
             }
             if out.is_empty() {
                 link.awake = false;
@@ -458,18 +631,22 @@ impl World {
         self.apply(core);
     }
 
-    /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
+    /// At all times, the memory budget knows of exactly what a core keeps.
     fn check_budget(&mut self, core: usize) -> TableSizes {
         let sizes = self.relay(core).table_sizes();
         assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
         sizes
     }
 
-    /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    /// Does what the relay asks for. An effect may lead to more effects: those come after the ones that are due
+    /// already.
     fn apply(&mut self, core: usize) {
         while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
-            self.messages.entry((core, to)).or_default().extend(messages);
+            self.deliveries
+                .entry((core, to))
+                .or_default()
+                .extend(messages.into_iter().map(Delivery::Message));
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;
@@ -491,6 +668,10 @@ impl World {
                 assert!(link.paused, "resumed twice");
                 link.paused = false;
             }),
+            Effect::GoOn(key) => self.with_link(core, key, |link| {
+                assert!(matches!(link.reader, Reader::Parked | Reader::Told), "nothing was parked");
+                link.reader = Reader::Told;
+            }),
             Effect::Close { peer, reason } => {
                 if let Some(at) = self.dials.iter().position(|d| d.core == core && d.key == peer) {
                     self.dials.remove(at);
@@ -506,7 +687,7 @@ impl World {
             Effect::Abort { peer, reason } => {
                 if let Some(conn) = self.cores[core].links.get(&peer).copied() {
                     self.links[conn.0].closing = Some(reason);
-                    // The relay has forgotten it, and does not mind to hear that it is gone.
+                    // The relay has forgotten it, and ignores the news that it is gone.
                     self.lose(conn);
                 }
             }
@@ -535,7 +716,7 @@ impl World {
         }
     }
 
-    /// Ends a dial that was held: the connection is up, or cannot be had.
+    /// Ends a held dial: the connection is up, or failed.
     pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
         let Dial { core, key, target, .. } = self.dials.remove(index);
         if up {
@@ -549,7 +730,7 @@ impl World {
         }
     }
 
-    /// Answers a look-up that was held, from the table of accounts.
+    /// Answers a held look-up, from the table of accounts.
     pub fn finish_look_up(&mut self, index: usize) {
         let look_up = self.look_ups.remove(index);
         let (user, realm) = (&look_up.user, &look_up.realm);

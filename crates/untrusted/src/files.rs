@@ -1,13 +1,13 @@
-//! Files in directories where others may write: created, replaced and appended to without following what they plant.
+//! Creates, replaces and appends to files in directories where others may write, without following what they plant.
 //!
 //! Owns the only ways in which the programs make files. Invariants:
-//! - a new file is created exclusively (`O_EXCL`), under a random name, and gets its own name only when it is whole;
-//! - a directory is opened once, and everything in it is done relative to that descriptor;
-//! - a symbolic link, hard link, FIFO, device or directory in the place of a file is never written through: it is
+//! - a new file is created exclusively (`O_EXCL`), under a random name, and gets its final name only when it is whole;
+//! - a directory is opened once, and every operation in it is relative to that descriptor;
+//! - nothing is written through a symbolic link, hard link, FIFO, device or directory in the place of a file: it is
 //!   refused, or, where a file is replaced, replaced itself;
 //! - root does nothing in another user's directory: it becomes that user first ([`foreign_owner`], [`become_user`]).
 //!
-//! Must not know what is in the files.
+//! Must not know the files' content.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -19,9 +19,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::process::{Gid, Uid, geteuid};
 
-/// Read and written by its owner alone: for what holds a secret.
+/// Only its owner may read and write it: for secrets.
 pub const SECRET: u32 = 0o600;
-/// Read by everybody, written by its owner.
+/// Everyone may read it, and its owner may write it.
 pub const PUBLIC: u32 = 0o644;
 
 /// Bytes of randomness in a temporary name.
@@ -29,7 +29,7 @@ const NAME_RANDOM_BYTES: usize = 12;
 /// The kernel follows no more links than this on the way to a file either.
 const LINKS_MAX: usize = 40;
 
-/// A directory that was opened once: what its path leads to later does not matter.
+/// A directory that was opened once: a later change of its path does not matter.
 #[derive(Debug)]
 pub struct Directory {
     descriptor: OwnedFd,
@@ -39,7 +39,7 @@ impl Directory {
     /// Opens a directory.
     ///
     /// # Errors
-    /// If there is none, or it may not be read.
+    /// If the directory is missing or may not be read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -70,7 +70,7 @@ impl Directory {
     }
 }
 
-/// A file that is not whole yet. It is removed when this is dropped before it got its name.
+/// A file that is not whole yet. Dropping this removes the file, unless it has its final name.
 #[derive(Debug)]
 pub struct Unfinished {
     directory: Directory,
@@ -103,14 +103,14 @@ impl Unfinished {
     /// Gives the file this name in its directory.
     ///
     /// # Errors
-    /// `AlreadyExists` if anything has the name: nothing is ever replaced. The file can be given another one then.
+    /// `AlreadyExists` if anything has the name: nothing is ever replaced. The caller can then try another name.
     pub fn publish(&self, name: &OsStr) -> io::Result<()> {
         let here = &self.directory.descriptor;
-        // By its descriptor: what gets the name is what was written, whatever has its temporary name by now.
+        // By its descriptor: the name goes to the written file, whatever has its temporary name by then.
         let itself = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let linked = rustix::fs::linkat(CWD, &*itself, here, name, AtFlags::SYMLINK_FOLLOW);
         match linked.map_err(io::Error::from) {
-            // The second name goes when this is dropped.
+            // Dropping this removes the second name.
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
             // No hard links on this file system, or no /proc here.
@@ -122,7 +122,7 @@ impl Unfinished {
         self.check_name()?;
         let here = &self.directory.descriptor;
         match rustix::fs::renameat_with(here, &self.name, here, name, RenameFlags::NOREPLACE) {
-            // A file system that cannot do that either: the name is reserved with an empty file of ours, and replaced.
+            // If the file system cannot do that either, an empty file of ours reserves the name, and is replaced.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 self.directory.create_new(name, SECRET)?;
                 Ok(rustix::fs::renameat(here, &self.name, here, name)?)
@@ -131,7 +131,7 @@ impl Unfinished {
         }
     }
 
-    /// Gives the file this name in its directory, in place of whatever has it: a link is replaced, not what it leads to.
+    /// Gives the file this name in its directory, in place of whatever has it. A link is replaced, not its target.
     ///
     /// # Errors
     /// If a directory has the name.
@@ -141,7 +141,8 @@ impl Unfinished {
         Ok(rustix::fs::renameat(here, &self.name, here, name)?)
     }
 
-    /// Its temporary name is still this file's. Only who may delete others' files in the directory could change that.
+    /// Checks that the temporary name is still this file's. Only a user who may delete others' files in the directory
+    /// could change that.
     fn check_name(&self) -> io::Result<()> {
         let named = rustix::fs::statat(&self.directory.descriptor, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
         let ours = rustix::fs::fstat(&self.file)?;
@@ -166,7 +167,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Has a file at `path` with this content, complete or not at all, in place of whatever was there.
+/// Puts a file with this content at `path`, complete or not at all, in place of whatever was there.
 ///
 /// # Errors
 /// If a directory is there, or the directory it is in cannot be written.
@@ -186,7 +187,7 @@ pub fn write_new(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     unfinished.publish(parts(path)?.1)
 }
 
-/// Opens a file to append to; makes it, with `mode`, if nothing is there.
+/// Opens a file to append to; creates it with `mode` if it is missing.
 ///
 /// # Errors
 /// If anything is there but a regular file with one name.
@@ -194,7 +195,7 @@ pub fn append(path: &Path, mode: u32) -> io::Result<File> {
     open_to_append(path, OFlags::CREATE, mode)
 }
 
-/// Whether [`append`] would succeed on what is there. Makes nothing.
+/// Whether [`append`] would succeed on what is there. Creates nothing.
 ///
 /// # Errors
 /// `NotFound` if nothing is there; else as [`append`].
@@ -205,7 +206,7 @@ pub fn can_append(path: &Path) -> io::Result<()> {
 fn open_to_append(path: &Path, how: OFlags, mode: u32) -> io::Result<File> {
     let (directory, name) = parts(path)?;
     let directory = Directory::open(directory)?;
-    // Without NONBLOCK a FIFO would be waited for.
+    // Without NONBLOCK, opening a FIFO would wait.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
         | OFlags::NOFOLLOW
@@ -228,25 +229,25 @@ fn open_to_append(path: &Path, how: OFlags, mode: u32) -> io::Result<File> {
     Ok(opened.into())
 }
 
-/// Whether files can be made in this directory, by what the kernel says.
+/// Whether files can be created in this directory, as the kernel says.
 ///
 /// # Errors
-/// Why not.
+/// The reason why not.
 pub fn can_make_files_in(directory: &Path) -> io::Result<()> {
     use rustix::fs::Access;
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     if !fs::metadata(directory)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    // By the effective user, as every later call is judged.
+    // For the effective user, as in every later call.
     let access = Access::WRITE_OK | Access::EXEC_OK;
     Ok(rustix::fs::accessat(CWD, directory, access, AtFlags::EACCESS)?)
 }
 
-/// Whether the file can be read and written, by what the kernel says.
+/// Whether the file can be read and written, as the kernel says.
 ///
 /// # Errors
-/// Why not; `NotFound` if nothing is there.
+/// The reason why not; `NotFound` if nothing is there.
 pub fn can_read_and_write(path: &Path) -> io::Result<()> {
     use rustix::fs::Access;
     if !fs::metadata(path)?.is_file() {
@@ -255,7 +256,7 @@ pub fn can_read_and_write(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)?)
 }
 
-/// Sets the mode of the socket at `path`, of one that this user owns, without following a link.
+/// Sets the mode of this user's socket at `path`, without following a link.
 ///
 /// # Errors
 /// If something else is there.
@@ -266,7 +267,7 @@ pub fn set_socket_mode(path: &Path, mode: u32) -> io::Result<()> {
     if FileType::from_raw_mode(what.st_mode) != FileType::Socket || what.st_uid != geteuid().as_raw() {
         return Err(refused("was replaced by something else"));
     }
-    // A descriptor of a path cannot be changed directly; its entry in /proc leads to the same file.
+    // The mode of a path's descriptor cannot be changed directly; its entry in /proc leads to the same file.
     let itself = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
     Ok(rustix::fs::chmod(&*itself, Mode::from_raw_mode(mode))?)
 }
@@ -289,7 +290,7 @@ fn random_name() -> io::Result<String> {
 
 // -- other users -----------------------------------------------------------------------------------
 
-/// A user and the groups to act in, the first of them before all.
+/// A user and the groups to act in, the primary group first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The user's number.
@@ -304,7 +305,7 @@ pub struct User {
 /// Root must not make or open a file in such a user's directory: [`become_user`] comes first.
 ///
 /// # Errors
-/// If the way to the file cannot be seen, or several users may write to a directory on it.
+/// If the path to the file cannot be read, or several users may write to a directory on it.
 pub fn foreign_owner(path: &Path) -> io::Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -317,7 +318,7 @@ pub fn foreign_owner(path: &Path) -> io::Result<Option<User>> {
     if !others_may_write(&fs::metadata(directory)?) {
         return Ok(None);
     }
-    // Root's directory, in which others may plant what they like: the file's owner is the one who is meant.
+    // Root's directory, in which others may plant files: the file's owner is meant.
     match fs::symlink_metadata(&path) {
         Ok(file) if file.uid() != 0 && file.is_file() => Ok(Some(owner(&file))),
         _ => Err(refused(
@@ -328,9 +329,9 @@ pub fn foreign_owner(path: &Path) -> io::Result<Option<User>> {
 
 /// Where a path leads.
 enum Way {
-    /// Through a directory or link of this user's.
+    /// Through this user's directory or link.
     Foreign(User),
-    /// Through root's alone, to this file, which may be missing.
+    /// Through root's directories alone, to this file, which may be missing.
     Roots(PathBuf),
 }
 
@@ -356,7 +357,8 @@ fn way(path: &Path) -> io::Result<Way> {
             return Ok(Way::Foreign(owner(&found)));
         }
         if !found.is_symlink() {
-            // In a sticky directory others can plant, but not rename what is root's. The last one is judged elsewhere.
+            // In a sticky directory others can plant files, but cannot rename root's. The last directory is judged
+            // elsewhere.
             if ahead.len() > 1 && others_may_write(&found) && found.mode() & 0o1000 == 0 {
                 return Err(refused("users other than root may write to a directory on the way to it"));
             }
@@ -400,7 +402,7 @@ fn others_may_write(found: &fs::Metadata) -> bool {
 /// Gives up root's rights for those of `user`, for good.
 ///
 /// # Errors
-/// If this is not root, or other threads run: they would keep root's rights.
+/// If this process is not root, or has other threads: they would keep root's rights.
 pub fn become_user(user: &User) -> io::Result<()> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("several threads run: none can become another user"));
@@ -429,7 +431,7 @@ mod tests {
     /// A directory with a file that nothing may touch.
     struct Place(tempfile::TempDir);
 
-    /// What an enemy puts where a file is to be.
+    /// What an attacker plants in the place of a file.
     const PLANTS: [&str; 5] = ["link", "dangling link", "hard link", "FIFO", "directory"];
 
     impl Place {
@@ -457,7 +459,7 @@ mod tests {
             path
         }
 
-        /// Nothing was written through what was planted, and nothing is left behind.
+        /// Nothing was written through a plant, and nothing is left over.
         fn is_unharmed(&self, left: usize) {
             assert_eq!(fs::read_to_string(self.at("victim")).unwrap(), "mine");
             assert!(!self.at("elsewhere").exists());
@@ -529,7 +531,7 @@ mod tests {
         let temporary = place.0.path().join(unfinished.name());
         fs::remove_file(&temporary).unwrap();
         fs::write(&temporary, "theirs").unwrap();
-        // The kernel gives a file without any name none again; it is not mistaken for the other one.
+        // The kernel gives a file without a name no name again, and does not mistake it for the other one.
         assert!(unfinished.publish(OsStr::new("new")).is_err());
         assert!(unfinished.replace(OsStr::new("new")).is_err());
         assert!(!place.at("new").exists());
@@ -578,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_several_threads_becomes_nobody_else() {
+    fn process_with_several_threads_becomes_no_other_user() {
         // The test harness has threads of its own.
         assert!(become_user(&User { uid: 64998, groups: vec![64998] }).is_err());
     }

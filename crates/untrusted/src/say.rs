@@ -1,7 +1,7 @@
 //! What the programs say to a person, or to another program: the only way to standard output and standard error.
 //!
-//! Invariant: every line passes through [`text`], whoever its words came from. A layering test and a lint in the
-//! programs hold it.
+//! Invariant: every line passes through [`text`], wherever its words came from. A layering test and a lint in the
+//! programs guard it.
 
 use std::io::{self, Write};
 
@@ -10,13 +10,13 @@ use crate::text;
 /// A line of results.
 ///
 /// # Errors
-/// If standard output is closed; callers who do not care may ignore it.
+/// If standard output is closed; a caller may ignore that.
 pub fn out(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", text::shown_line(line)).and_then(|()| stdout.flush())
 }
 
-/// Lines of results that we have laid out ourselves. Foreign text in them was [`text::shown`] before, or it could make
+/// Lines of results in our own layout. Foreign text in them must have passed through [`text::shown`], or it could add
 /// lines of its own.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub fn out_json(value: &impl serde::Serialize) -> io::Result<()> {
     writeln!(stdout).and_then(|()| stdout.flush())
 }
 
-/// A text for a machine, byte for byte: what holds nothing that is foreign.
+/// A text for a machine, byte for byte, without foreign text.
 ///
 /// # Errors
 /// As [`out`].
@@ -48,8 +48,8 @@ pub fn out_verbatim(own: &str) -> io::Result<()> {
     stdout.write_all(own.as_bytes()).and_then(|()| stdout.flush())
 }
 
-/// A line about what happens: a complaint, a warning, progress.
+/// A line about an event: a complaint, a warning, progress.
 pub fn err(line: &str) {
-    // There is nowhere left to tell that this fails.
+    // There is no place left to report that this fails.
     let _ = writeln!(io::stderr().lock(), "{}", text::shown_line(line));
 }

@@ -1,30 +1,30 @@
 //! Foreign text on its way to a person: comments of responses, realms, names in certificates, URIs, file names.
 //!
-//! Invariants: what [`shown`] and [`shown_line`] return is one line that holds nothing a terminal obeys, nothing that
-//! hides, and nothing that changes the order of the text around it; it has a bounded length; shown twice it is the same.
-//! Everything else is as it was, so that names stay readable in every script. Pure.
+//! Invariants: what [`shown`] and [`shown_line`] return is one line without anything that a terminal obeys, that hides
+//! text, or that changes the order of the text around it; its length is bounded; shown twice, it stays the same. All
+//! other text stays as it was, so that names are readable in every script. Pure.
 
 use std::borrow::Cow;
 use std::io;
 
 /// The longest single text that is shown, in characters.
 pub const TEXT_CHARS_MAX: usize = 512;
-/// The longest line that is shown, in characters: several texts, and words of our own around them.
+/// The longest line that is shown, in characters: several texts, with words of our own around them.
 pub const LINE_CHARS_MAX: usize = 8192;
 
-/// A foreign text, such as a comment or a name, made fit to be shown.
+/// A foreign text, such as a comment or a name, made fit for display.
 #[must_use]
 pub fn shown(text: &str) -> Cow<'_, str> {
     bounded(text, TEXT_CHARS_MAX)
 }
 
-/// The same with a bound of its own, in characters.
+/// The same with another bound, in characters.
 #[must_use]
 pub fn shown_within(text: &str, chars_max: usize) -> Cow<'_, str> {
     bounded(text, chars_max)
 }
 
-/// A whole line, made fit to be shown. It may well hold texts that were [`shown`] already.
+/// A whole line, made fit for display. It may hold texts that were [`shown`] already.
 #[must_use]
 pub fn shown_line(line: &str) -> Cow<'_, str> {
     bounded(line, LINE_CHARS_MAX)
@@ -52,13 +52,15 @@ fn bounded(text: &str, chars_max: usize) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// `\n`, `\u{1b}` and the like; `None` for what can be shown as it is.
+/// `
+/// `, `\u{1b}` and the like; `None` for a character that can be shown unchanged.
 fn escape(character: char) -> Option<String> {
-    // A backslash stays one: text that is shown twice is the same.
+    // A backslash stays one: a text that is shown twice stays the same.
     (!is_plain(character)).then(|| character.escape_unicode().to_string().replace("\\u{a}", "\\n"))
 }
 
-/// What the system says of an error, in words for people: without the library's numbers, and what it means where that helps.
+/// The system's message for an error, in words for people: without the library's numbers, and with its meaning where
+/// that helps.
 #[must_use]
 pub fn of_io(error: &io::Error) -> String {
     use io::ErrorKind as Kind;
@@ -84,8 +86,8 @@ pub fn of_io(error: &io::Error) -> String {
     words.to_owned()
 }
 
-/// True for what a terminal shows where it stands: neither a control character nor one that reorders, hides or breaks
-/// the text around it.
+/// True for a character that a terminal shows in its place: no control character, and none that reorders, hides or
+/// breaks the text around it.
 #[must_use]
 pub fn is_plain(character: char) -> bool {
     if character.is_ascii() {
@@ -94,8 +96,8 @@ pub fn is_plain(character: char) -> bool {
     !(character.is_control() || is_invisible(character))
 }
 
-/// Formatting characters: direction, width zero, breaks, tags and fillers (Unicode 16, categories Cf, Zl, Zp, and what is
-/// ignorable by default). Variation selectors stay: emoji need them.
+/// Formatting characters: direction, width zero, breaks, tags and fillers (Unicode 16, categories Cf, Zl, Zp, and
+/// default ignorable ones). Variation selectors stay: emoji need them.
 const fn is_invisible(character: char) -> bool {
     matches!(character,
         '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
@@ -105,8 +107,8 @@ const fn is_invisible(character: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Writes JSON whose strings hold nothing but [plain](is_plain) text: everything else is `\uXXXX`, which means the same
-/// to whoever reads it.
+/// Writes JSON whose strings hold only [plain](is_plain) text: all else is `\uXXXX`, which means the same to every
+/// reader.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -136,8 +138,8 @@ impl serde_json::ser::Formatter for PlainStrings {
     }
 }
 
-/// Part of JSON, with what is not plain in it as `\uXXXX`. Outside of strings JSON has nothing of the kind but line
-/// breaks, and no other caller has those.
+/// Part of JSON, with characters that are not plain as `\uXXXX`. Outside of strings JSON has no such character except
+/// line breaks, and no other caller has those.
 fn json_fragment(fragment: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
     if fragment.chars().all(is_plain) {
@@ -157,7 +159,7 @@ fn json_fragment(fragment: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The form of a line: what an escape looks like in it.
+/// The form of a line: how it writes an escape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// For people.
@@ -166,8 +168,8 @@ pub enum Form {
     Json,
 }
 
-/// A finished line, with or without its line break, made safe whatever is in it; its length stays as it is, for its
-/// writer bounds it. The line break at its end stays one; any other is escaped.
+/// A finished line, with or without its line break, made safe whatever it holds. Its length is not bounded here: its
+/// writer bounds it. The line break at its end stays; any other is escaped.
 #[must_use]
 pub fn safe_line(line: &[u8], form: Form) -> Cow<'_, [u8]> {
     // Nearly all lines: one look at each byte, nothing copied.

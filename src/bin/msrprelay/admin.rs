@@ -1,6 +1,7 @@
-//! What an operator asks of a running relay: `status`, `sessions`, `close`, `drain`, `trace`, `reload`, `log-level`.
+//! The commands by which an operator asks a running relay: `status`, `sessions`, `close`, `drain`, `trace`, `reload`,
+//! `log-level`.
 //!
-//! For people a table; with `--json` the relay's own words, one object a line.
+//! Shows people a table; with `--json` the relay's own lines, one object each.
 
 use std::fmt::Write as _;
 use std::io;
@@ -33,8 +34,8 @@ pub(crate) enum Command {
     },
     /// Lists the sessions of a running relay.
     ///
-    /// IN is what came from the client, OUT what came for it, in bytes of message bodies. The state is unbound (nobody at
-    /// the other side yet), bound, lost (the other side is gone) or expired.
+    /// IN is what came from the client, OUT what came for it, in bytes of message bodies. The state is unbound (no peer
+    /// at the other side yet), bound, lost (the other side is gone) or expired.
     Sessions {
         /// Those of one user only: alice, or alice@example.com.
         #[arg(long, value_name = "USER")]
@@ -64,7 +65,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Stops a running relay as SIGTERM does: nobody new is accepted, sessions may end by themselves for a while.
+    /// Stops a running relay as SIGTERM does: no new connection is accepted, sessions may end by themselves for a while.
     Drain {
         /// How long they may; otherwise drain_timeout of the config.
         #[arg(long, value_name = "N")]
@@ -162,7 +163,7 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
             }
             Answer::Done | Answer::Error(_) => Ok(()),
         };
-        // Who reads no more, such as `head`, has seen enough.
+        // A reader that stops early, such as `head`, has seen enough.
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             written => written.map(|()| true),
@@ -194,7 +195,7 @@ fn sketched(head: &Head) -> String {
     text
 }
 
-/// A process that drains while another one has taken over comes second.
+/// A process that drains after an upgrade comes second.
 fn described(status: &Status) -> String {
     let Status { version, pid, state, uptime_seconds, log_level, sessions, connections, .. } = status;
     let listening = status
@@ -213,6 +214,7 @@ fn described(status: &Status) -> String {
         ("log level", shown(log_level).into_owned()),
         ("sessions", sessions.to_string()),
         ("connections", connections.to_string()),
+        ("moved", moved(status)),
     ] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{what:<12} {value}");
@@ -232,6 +234,16 @@ fn described(status: &Status) -> String {
     });
     text.push('\n');
     text + &table(head, rows.collect())
+}
+
+/// How many sessions have come to the core of their other side, and why others have not.
+fn moved(status: &Status) -> String {
+    let stayed = status.stayed.iter().filter(|(_, times)| **times > 0);
+    let stayed: Vec<_> = stayed.map(|(why, times)| format!("{} {times}", shown(why))).collect();
+    match stayed.is_empty() {
+        true => status.moved.to_string(),
+        false => format!("{}; stayed: {}", status.moved, stayed.join(", ")),
+    }
 }
 
 fn listed(mut sessions: Vec<Session>) -> String {

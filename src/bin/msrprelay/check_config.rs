@@ -1,6 +1,6 @@
 //! `msrprelay check-config`: everything that is wrong with a config, as the relay would find it.
 //!
-//! Invariant: root first becomes the user that the relay runs as, and looks at files only then: what root may read says
+//! Invariant: root first becomes the user that the relay runs as, and only then looks at files: what root may read says
 //! nothing about what the relay may.
 
 use std::io;
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     file: PathBuf,
     /// Check as the user that the relay runs as: a name, or numbers such as 998 or 998:997.
     ///
-    /// For root; by default msrprelay, where there is such a user. Anybody else checks as who they are.
+    /// For root; by default msrprelay, if there is such a user. Any other user checks with the rights that user has.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
 }
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     Ok(())
 }
 
-/// Returns who that is, in words.
+/// Returns that user, in words.
 fn become_service_user(named: Option<&str>) -> Result<String, Reported> {
     let (uid, name) = (rustix::process::geteuid(), named.unwrap_or(SERVICE_USER));
     let refused = |why: &dyn std::fmt::Display| report(format!("msrprelay: --user {name}: {why}"));
@@ -80,7 +80,7 @@ fn user(name: &str) -> io::Result<Option<User>> {
     if let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) {
         return Ok(Some(User { uid, groups: vec![gid] }));
     }
-    // Whatever NSS is set up to ask: no reading of /etc/passwd could know.
+    // Asks NSS, which may know users that are not in /etc/passwd.
     let ids = |option: &str| -> io::Result<Option<Vec<u32>>> {
         let output = Command::new("id").args([option, "--", name]).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -93,13 +93,13 @@ fn user(name: &str) -> io::Result<Option<User>> {
 }
 
 #[cfg(feature = "sqlite")]
-/// Opens the accounts as the relay does: another program's file, or one of another version, is found.
+/// Opens the accounts as the relay does: this finds another program's file, or one of another version.
 fn check_accounts(config: &Config) -> Result<(), msrprelay::control::UserFileError> {
     match &config.auth.backend {
-        // Root opens nothing in another's directory.
+        // Root opens nothing in another user's directory.
         Backend::Sqlite(sqlite) if matches!(files::foreign_owner(&sqlite.path), Ok(None)) => {
             match UserFile::open(&sqlite.path) {
-                // The config's warning tells.
+                // The config has a warning for it.
                 Err(msrprelay::control::UserFileError::Missing(_)) => Ok(()),
                 opened => opened.map(|_| ()),
             }
@@ -116,10 +116,20 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         Backend::Mysql(mysql) => {
             format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
         }
+        Backend::Postgres(postgres) => {
+            format!("in PostgreSQL, {}, table {}", postgres.server, postgres.columns.table.join("."))
+        }
     };
-    let listen = |listen: &Listen| match listen.tls {
-        true => format!("{} (TLS)", listen.address),
-        false => format!("{} (plain)", listen.address),
+    let secrets = config.auth.shared_secrets.iter().enumerate();
+    let secrets = secrets.map(|(at, secret)| format!("{secret}{}", if at == 0 { " (signs)" } else { "" }));
+    let credentials = match config.auth.shared_secrets.is_empty() {
+        true => "none".to_owned(),
+        false => joined(secrets),
+    };
+    let listen = |listen: &Listen| {
+        let security = if listen.tls { "TLS" } else { "plain" };
+        let transport = if listen.websocket { ", WebSocket" } else { "" };
+        format!("{} ({security}{transport})", listen.address)
     };
     let certificates = config.tls.certificates.iter().map(|pair| {
         let path = pair.certificate_path.display();
@@ -139,6 +149,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("certificates", joined(certificates)),
         ("cores", joined(config.cores.iter().map(usize::to_string))),
         ("accounts", accounts),
+        ("credentials", credentials),
         ("trusted CAs", ca),
         ("metrics", config.metrics.map_or_else(|| "none".to_owned(), |metrics| metrics.address.to_string())),
     ]

@@ -1,4 +1,4 @@
-//! What the process shows of itself: metrics, the file of addresses, and what its cores have counted at the end.
+//! What the process shows of itself: metrics, the file of addresses, and its cores' counters at the end.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use untrusted::files;
 
 use crate::report::{Reported, report};
 
-/// Where the metrics will be: a relay whose metrics cannot be had does not start.
+/// The address of the metrics: a relay that cannot listen on it does not start.
 pub(crate) fn metrics_place(address: SocketAddr) -> Result<Place, Reported> {
     Place::listen(address).map_err(|error| report(format!("msrprelay: metrics.address: {address}: {error}")))
 }
@@ -33,7 +33,7 @@ pub(crate) fn show_metrics(
     Ok(endpoint)
 }
 
-/// What the metrics tell of a config.
+/// The facts of a config that the metrics show.
 pub(crate) fn facts(config: &Config) -> Facts {
     let expiry = |certificate| validity(certificate).and_then(|(_, until)| epoch_seconds(&until));
     let certificates = config.tls.certificates.iter().filter_map(|pair| {
@@ -54,7 +54,7 @@ pub(crate) fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path)
     files::replace(file, files::PUBLIC, addresses.collect::<String>().as_bytes())
 }
 
-/// What there was to count, for the log.
+/// Logs the counters.
 pub(crate) fn tell_counts(counters: Vec<Snapshot>) {
     for (core, counters) in counters.iter().enumerate() {
         tracing::info!(
@@ -63,6 +63,7 @@ pub(crate) fn tell_counts(counters: Vec<Snapshot>) {
             bytes = counters.body_bytes_out,
             links_local = counters.links_local,
             links_split = counters.links_split,
+            sessions_moved = counters.sessions_moved,
             connections_handed_over = counters.connections_handed_over,
             connections_passed_on = counters.connections_passed_on,
             "Core stopped"

@@ -1,6 +1,6 @@
 //! `msrprelay import-config`: another relay's config, read from a file and written to one.
 //!
-//! Invariant: passwords go to a new file that its owner alone can read, and nowhere else.
+//! Invariant: passwords go to a new file that only its owner can read, and nowhere else.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     match &arguments.out {
         Some(out) => save(&imported, &origin, out),
         None => {
-            // Config of the operator's own, for a file.
+            // The operator's own config, for a file.
             let _ = say::out_verbatim(&imported.yaml(&origin, Secrets::LeftOut));
             if imported.holds_secrets() {
                 say::err("Passwords are left out here; --out FILE writes them.");

@@ -11,8 +11,10 @@ use run::Start;
 
 mod admin;
 mod check_config;
+mod credential;
 mod figures;
 mod import_config;
+mod named;
 mod operator;
 mod report;
 mod run;
@@ -28,6 +30,7 @@ Examples:
   msrprelay --config ./relay.yaml        run with another config
   msrprelay check-config ./relay.yaml    report everything that is wrong with it
   msrprelay user add alice@example.com   add a user to auth.sqlite.path
+  msrprelay credential alice@example.com make a password that expires (an hour)
   msrprelay sessions                     see who is connected to a running relay
   msrprelay import-config config.ini     see the Python relay's config as ours
 
@@ -37,7 +40,7 @@ msrprelay.yaml(5) explains every key of the config, and config.yaml.sample in th
 
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 where the config of a relay that is to start is wrong.";
 
-/// What the man page has beside the options.
+/// What the man page has besides the options.
 const CHAPTERS: [Chapter<'_>; 4] = [
     (
         "FILES",
@@ -106,6 +109,10 @@ enum Command {
     #[cfg(feature = "sqlite")]
     /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
     User(user::Arguments),
+    /// Makes a user name and a password that expire by themselves, with the first of `auth.shared_secrets`.
+    ///
+    /// For tests and scripts: a web back end makes them by itself, see docs/operate/accounts.md.
+    Credential(credential::Arguments),
     /// Turns the config.ini of the Python relay into a config for this one.
     ///
     /// Says on standard error, and in comments, what could not be carried over and why.
@@ -127,6 +134,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         #[cfg(feature = "sqlite")]
         Some(Command::User(arguments)) => user::run(arguments),
+        Some(Command::Credential(arguments)) => credential::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
         Some(Command::Admin(command)) => admin::run(command),
         Some(Command::Documents { directory }) => {
@@ -148,8 +156,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it in
-/// RestartPreventExitStatus, for trying again is of no use.
+/// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it
+/// in RestartPreventExitStatus, because a restart would not help.
 const CONFIG_STATUS: u8 = 78;
 
 #[cfg(test)]
@@ -161,7 +169,7 @@ mod tests {
         super::Arguments::command().debug_assert();
     }
 
-    /// Programs wrap what is longer; examples are copied, and paragraphs are wrapped by the terminal alone.
+    /// Other programs wrap long lines. Examples are for copying, so only the terminal wraps paragraphs.
     #[test]
     fn help_is_not_broken_at_80_columns() {
         fn check(command: &clap::Command, path: &str) {

@@ -1,4 +1,4 @@
-//! What answers operators, and what they are told of the process before this one.
+//! Answers operators, and reports the draining predecessor.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +13,7 @@ use msrprelay::telemetry::LogControl;
 
 use crate::wish::Wish;
 
-/// What answers operators.
+/// The desk that answers operators.
 pub(crate) fn desk(
     server: &Server,
     log: LogControl,
@@ -38,11 +38,10 @@ pub(crate) fn desk(
     }
 }
 
-/// How long it is between two looks at a process that drains.
+/// The time between two looks at a draining predecessor.
 const PREDECESSOR_LOOK: Duration = Duration::from_secs(5);
 
-/// Tells the service manager, and the log, how far the process before this one has drained, until that has ended or this
-/// is dropped.
+/// Tells the service manager, and the log, how far the predecessor has drained, until it has ended or this is dropped.
 pub(crate) struct Predecessor(Option<mpsc::Sender<()>>);
 
 impl Predecessor {
@@ -51,12 +50,12 @@ impl Predecessor {
         let handoff = server.handoff();
         let (stop, stopped) = mpsc::channel();
         let body = move || {
-            // One of an earlier version cannot be asked.
+            // A predecessor of an earlier version cannot be asked.
             let Some(mut left) = desk.left_to_predecessor() else { return };
             loop {
                 handoff.note_predecessor(left);
                 service::status(&format!("{status}; sessions of the process before: {left}"));
-                tracing::info!(sessions = left, "The process before this one drains");
+                tracing::info!(sessions = left, "The predecessor drains");
                 let before = left;
                 while left == before {
                     if stopped.recv_timeout(PREDECESSOR_LOOK) != Err(RecvTimeoutError::Timeout) {

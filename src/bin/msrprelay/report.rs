@@ -1,4 +1,4 @@
-//! How problems are told to a person at the command line, those of the config first.
+//! How the command line shows problems, first of all those of the config.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -10,7 +10,7 @@ use untrusted::say;
 /// Where the config is if the command line names no other.
 pub(crate) const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
 
-/// What went wrong is on standard error already, one line for each problem.
+/// The error is on standard error already, one line for each problem.
 pub(crate) enum Reported {
     /// Something failed.
     Failure,
@@ -33,7 +33,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, Reported> {
     Config::load(path).map_err(|errors| report_lines(&errors))
 }
 
-/// A line on standard error that tells of an error: with its priority if the journal reads it.
+/// A line on standard error about an error, with its priority if the journal reads it.
 pub(crate) fn complain(line: &str) {
     say::err(&format!("{}{line}", telemetry::error_prefix()));
 }

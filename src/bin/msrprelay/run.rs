@@ -25,7 +25,7 @@ pub(crate) struct Start<'a> {
     pub(crate) config: &'a Path,
     /// Where to write the addresses that are listened on.
     pub(crate) ready_file: Option<&'a Path>,
-    /// Another relay is to hand over to this one.
+    /// The predecessor hands over to this relay.
     pub(crate) takes_over: bool,
 }
 
@@ -39,11 +39,9 @@ pub(crate) fn run(start: &Start<'_>) -> Result<(), Reported> {
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let end = serve(start, config, &telemetry, (wish, &wishes), &flags)?;
     if end == End::Succeeded && has_successor_died(&wishes) {
-        // It follows a process that is not its child, and would take the service for ended in order.
+        // The manager follows a process that is not its child, and would otherwise take the service for ended.
         service::followed_again();
-        return Err(report(
-            "msrprelay: the process that took over has died, and this one had ended its cores",
-        ));
+        return Err(report("msrprelay: the successor has died, and this process had ended its cores"));
     }
     Ok(())
 }
@@ -72,7 +70,7 @@ fn prepare(config: &Config) -> Result<Telemetry, Reported> {
     Ok(telemetry)
 }
 
-/// Starts the relay, grants wishes until one is for the end, and ends it.
+/// Starts the relay, grants wishes until one ends it, and stops it.
 fn serve(
     start: &Start<'_>,
     config: Config,
@@ -94,7 +92,7 @@ fn serve(
     for (address, tls) in server.addresses() {
         tracing::info!(%address, tls, "Listening");
     }
-    // The predecessor has closed what only one process can have open by then.
+    // By then the predecessor has closed everything that only one process can have open.
     upgrade::take_over(&server);
     let metrics = match metrics {
         None => metrics_address.map(metrics_place).transpose()?,

@@ -1,6 +1,6 @@
-//! A relay that runs: what wishes make of it.
+//! A running relay, and what wishes change in it.
 //!
-//! Invariant: everything that changes a running relay is done on the main thread, one thing after the other.
+//! Invariant: the main thread makes all changes of a running relay, one after the other.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::figures::{facts, metrics_place, show_metrics};
 use crate::upgrade::{Step, Upgrade};
 use crate::wish::{END_LIMIT, Flags, Wish};
 
-/// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
+/// How long sessions may last after an upgrade, if `drain_timeout` is 0.
 const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often it is looked whether the drain is over.
+/// How often to check whether the drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
 /// How the relay came to end.
@@ -35,9 +35,9 @@ pub(crate) enum End {
 /// How a drain ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Drained {
-    /// No session is left, or it is too late.
+    /// No session is left, or the time is over.
     Over(End),
-    /// The process that took over has died: this one serves again.
+    /// The successor has died: this process serves again.
     Undone,
 }
 
@@ -50,18 +50,18 @@ pub(crate) struct Running<'a> {
     /// For the service manager, while all is well.
     pub(crate) status: String,
     pub(crate) drain_timeout: Duration,
-    /// For operators who ask.
+    /// Whether it drains, for operators who ask.
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) flags: Flags,
     pub(crate) upgrade: Upgrade,
-    /// For wishes of our own.
+    /// Sends this process's own wishes.
     pub(crate) wish: SyncSender<Wish>,
-    /// The service manager's; a process that another one has taken over from says nothing to it.
+    /// The service manager's; a process that has a successor sends it nothing.
     pub(crate) watchdog: Option<Watchdog>,
-    /// What answers operators, at the socket or through the process that took over.
+    /// Answers operators, at the socket or through the successor.
     pub(crate) desk: Arc<Desk>,
     pub(crate) admin_socket: Option<PathBuf>,
-    /// What operators ask at.
+    /// The admin socket.
     pub(crate) admin: Option<Admin>,
     /// Where figures are shown.
     pub(crate) metrics: Option<Endpoint>,
@@ -83,7 +83,7 @@ impl Running<'_> {
                 Wish::Upgrade => {
                     let (wish, desk) = (self.wish.clone(), Arc::clone(&self.desk));
                     let answer = move |question| desk.answer(question);
-                    // It waits for its turn: without one of its steps no process would accept any more.
+                    // It waits for room: if one of its steps were lost, no process would accept any more.
                     let tell = move |step| drop(wish.send(Wish::Upgraded(step)));
                     self.upgrade.begin(self.server, answer, tell);
                 }
@@ -104,7 +104,7 @@ impl Running<'_> {
                         Drained::Undone => self.accept_again(),
                     }
                 }
-                // Too late: this process serves, or nothing was taken over.
+                // Too late: this process serves, or there was no upgrade.
                 Wish::Upgraded(Step::AcceptAgain | Step::Ended) => {}
                 Wish::Stop(time) => {
                     self.flags.heard.store(true, Ordering::SeqCst);
@@ -119,7 +119,7 @@ impl Running<'_> {
         End::Told
     }
 
-    /// The process that took over has died, and with it what it had opened: this one serves again.
+    /// The successor has died, and everything that it had opened is closed: this process serves again.
     fn accept_again(&mut self) {
         self.server.accept_again();
         self.flags.heard.store(false, Ordering::SeqCst);
@@ -135,7 +135,7 @@ impl Running<'_> {
                 let place = config.metrics.map(|metrics| metrics_place(metrics.address)).transpose();
                 let shown =
                     place.and_then(|place| show_metrics(place, facts(&config), self.server, self.telemetry));
-                // What went wrong is on standard error already.
+                // The error is on standard error already.
                 self.metrics = shown.unwrap_or(None);
             }
             Err(error) => tracing::error!(reason = %error, "The metrics cannot be served again"),
@@ -145,7 +145,7 @@ impl Running<'_> {
         tracing::info!("Accepting connections again");
     }
 
-    /// Returns when no session is left, it is too late, or another wish cuts the drain short.
+    /// Returns when no session is left, the time is over, or another wish ends the drain.
     fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) -> Drained {
         self.draining.store(true, Ordering::SeqCst);
         self.metrics.iter().for_each(Endpoint::draining);
@@ -187,13 +187,13 @@ impl Running<'_> {
                     asked.into_iter().for_each(|asked| drop(asked.send(Err(vec![why.to_owned()]))));
                 }
                 Ok(Wish::Upgraded(Step::AcceptAgain)) if end == End::Succeeded => return Drained::Undone,
-                // The service manager does not know: it followed a process that is not its child.
+                // The service manager does not see it: it followed a process that is not its child.
                 Ok(Wish::Upgraded(Step::Ended)) if end == End::Succeeded => {
                     service::followed_again();
                     end = End::Told;
                 }
                 Ok(Wish::Upgrade | Wish::Upgraded(_)) => {
-                    tracing::warn!("The relay is about to stop: no other process takes over");
+                    tracing::warn!("The relay is about to stop: upgrade refused");
                 }
                 Ok(Wish::Stop(_)) => {
                     tracing::warn!(sessions = sessions(), "Told to stop again: the drain is cut short");
@@ -204,14 +204,14 @@ impl Running<'_> {
         }
     }
 
-    /// Reads the config again. One that is wrong changes nothing.
+    /// Reads the config again. A wrong one changes nothing.
     fn reload(&mut self) -> Reloaded {
         let config = match Config::load(self.path) {
             Ok(config) => config,
             Err(errors) => {
                 let problems: Vec<_> = errors.to_string().lines().map(str::to_owned).collect();
                 for problem in &problems {
-                    tracing::error!(problem, "The config is wrong and is not taken");
+                    tracing::error!(problem, "The config is wrong; the old one stays in force");
                 }
                 return Err(problems);
             }
@@ -229,13 +229,13 @@ impl Running<'_> {
                     metrics.update(facts);
                 }
                 for key in &differing {
-                    tracing::warn!(key, "The config says something else here, which takes a restart");
+                    tracing::warn!(key, "A changed key of the config needs a restart");
                 }
-                tracing::info!("The config as it is now is in force");
+                tracing::info!("The present config is in force");
                 Ok(differing)
             }
             Err(error) => {
-                tracing::error!(reason = %error, "The config was read but is not taken");
+                tracing::error!(reason = %error, "The config cannot be put into force; the old one stays in force");
                 Err(vec![error.to_string()])
             }
         }

@@ -1,6 +1,6 @@
 //! `msrprelay user`: the users of `auth.backend: sqlite`, managed by hand or by scripts.
 //!
-//! Passwords come from a prompt or from standard input, never from the command line, which everybody can read.
+//! Passwords come from a prompt or from standard input, never from the command line, which every user can read.
 //! Invariant: root reads the config, and then works on the file as the user who owns its directory.
 
 use std::io::{BufRead, IsTerminal};
@@ -12,7 +12,8 @@ use msrprelay::control::{User, UserFile};
 use untrusted::say;
 use untrusted::{files, text};
 
-use crate::report::{CONFIG_PATH, Reported, load, report};
+use crate::named::{Served, complain};
+use crate::report::{CONFIG_PATH, Reported, load};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -85,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
         Command::List => {
             let file = UserFile::open(&place.file).map_err(complain)?;
             for user in file.list().map_err(complain)? {
-                // Who reads no more, such as `head`, has seen enough.
+                // A reader that stops early, such as `head`, has seen enough.
                 let _ = say::out(&shown(&user));
             }
             return Ok(());
@@ -93,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     };
     match outcome {
         (Ok(true), done, _) => {
-            // It is done, whether or not anybody reads that.
+            // The change is made, even if its report cannot be written.
             let _ = say::out(&done);
             Ok(())
         }
@@ -102,15 +103,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     }
 }
 
-fn complain(problem: impl std::fmt::Display) -> Reported {
-    report(format!("msrprelay: {problem}"))
-}
-
 fn shown(user: &User) -> String {
     format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
 
-/// What no client can type, or nobody can read, is a slip. Names that are there already can still be removed.
+/// A name that no client can type, or no person can read, is a mistake. Existing ones can still be removed.
 fn check_new_name(user: &User) -> Result<(), Reported> {
     let odd = |c: char| c.is_whitespace() || matches!(c, '"' | '\\' | '<' | '>') || !text::is_plain(c);
     match user.name.chars().chain(user.realm.chars()).find(|c| odd(*c)) {
@@ -126,17 +123,19 @@ fn unknown(user: &User) -> String {
     format!("there is no user {}: see msrprelay user list", shown(user))
 }
 
-/// Where the users are, and whose they may be.
+/// The file of the users, and the realms they may have.
 struct Place {
     file: PathBuf,
-    realm: Option<String>,
-    domains: Option<Vec<String>>,
+    served: Served,
 }
 
 impl Place {
     fn of(arguments: &Arguments) -> Result<Self, Reported> {
         match &arguments.database {
-            Some(file) => Ok(Self { file: file.clone(), realm: arguments.realm.clone(), domains: None }),
+            Some(file) => {
+                let served = Served { realm: arguments.realm.clone(), domains: None };
+                Ok(Self { file: file.clone(), served })
+            }
             None => Self::from_config(&arguments.config, load(&arguments.config)?),
         }
     }
@@ -144,7 +143,8 @@ impl Place {
     fn from_config(path: &Path, config: Config) -> Result<Self, Reported> {
         match config.auth.backend {
             Backend::Sqlite(sqlite) => {
-                Ok(Self { file: sqlite.path, realm: config.realm, domains: config.domains })
+                let served = Served { realm: config.realm, domains: config.domains };
+                Ok(Self { file: sqlite.path, served })
             }
             _ => Err(complain(format!(
                 "{}: auth.backend is not sqlite: write `backend: sqlite` there, or name the file with --database",
@@ -153,30 +153,10 @@ impl Place {
         }
     }
 
-    /// The user as digests name one. The hash is made for the realm, so it must be the relay's.
+    /// The user as a digest names one. The hash is made for the realm, so it must be the relay's.
     fn user(&self, text: &str) -> Result<User, Reported> {
-        let refused = |why: &str| Err(complain(format!("\"{text}\" {why}")));
-        let (name, domain) = match text.rsplit_once('@') {
-            Some((name, domain)) => (name, Some(domain)),
-            None => (text, None),
-        };
-        let unfit = |c: char| c.is_control() || c == ':';
-        if name.is_empty() || text.contains(unfit) || domain.is_some_and(str::is_empty) {
-            return refused("is not a user: write it as alice@example.com");
-        }
-        let realm = match (&self.realm, domain) {
-            (Some(realm), None) => realm.clone(),
-            (Some(realm), Some(domain)) if realm.eq_ignore_ascii_case(domain) => realm.clone(),
-            (Some(realm), Some(_)) => return refused(&format!("is not of the realm {realm}")),
-            (None, None) => return refused("has no domain: write it as alice@example.com"),
-            (None, Some(domain)) => domain.to_ascii_lowercase(),
-        };
-        match &self.domains {
-            Some(domains) if self.realm.is_none() && !domains.contains(&realm) => {
-                refused("is not of a domain in `domains`")
-            }
-            _ => Ok(User { name: name.to_owned(), realm }),
-        }
+        let (name, realm) = self.served.user(text)?;
+        Ok(User { name, realm })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the main thread is to do, and the signals that ask for it.
+//! The wishes that the main thread grants, and the signals that express them.
 //!
 //! Invariant: the thread that hears signals waits for the main thread in one case only: a signal to end.
 
@@ -16,33 +16,33 @@ use signal_hook::iterator::Signals;
 use crate::report::complain;
 use crate::upgrade::Step;
 
-/// Wishes that may wait. A full queue makes a wish to end wait; one for a reload or an upgrade is dropped.
+/// Wishes that may wait. While the queue is full, a wish to end waits, and one for a reload or an upgrade is dropped.
 const WISHES_MAX: usize = 16;
-/// How long an end in order may take, with what it waits for: twice 2 s for the cores to become quiet, 5 s for their
-/// connections, 2 s for the control plane, and room for a slow machine. Also how long a wish for it may go unheard.
+/// How long an orderly end may take: twice 2 s for the cores to become quiet, 5 s for their connections, 2 s for the
+/// control plane, and room for a slow machine. Also how long a wish for it may go unheard.
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the main thread is to do.
+/// What the main thread must do.
 #[derive(Debug)]
 pub(crate) enum Wish {
-    /// Read the config again, and say what came of it to the asking thread, if it was no signal.
+    /// Read the config again, and tell the asking thread the result, unless a signal asked.
     Reload(Option<mpsc::Sender<Reloaded>>),
-    /// Stop, after a drain of so long, or of `drain_timeout`; if one is under way, at once.
+    /// Stop, after a drain of this time, or of `drain_timeout`. During a drain, stop at once.
     Stop(Option<Duration>),
-    /// Start another process, which is to take over.
+    /// Start a successor.
     Upgrade,
-    /// What another process brings.
+    /// A step of an upgrade.
     Upgraded(Step),
 }
 
-/// What the threads that hear wishes, and the one that grants them, tell each other.
+/// What the threads that hear wishes, and the one that grants them, share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     /// The relay is ending: another signal ends the process at once.
     pub(crate) ending: Arc<AtomicBool>,
-    /// The main thread has taken the wish for an end.
+    /// The main thread has taken the wish to end.
     pub(crate) heard: Arc<AtomicBool>,
-    /// A signal asks for a reload, and the main thread has not begun it: one that waits is enough, and leaves room for
+    /// A signal asks for a reload that the main thread has not begun: one waiting reload is enough, and leaves room for
     /// other wishes.
     pub(crate) reload_waits: Arc<AtomicBool>,
 }
@@ -52,7 +52,7 @@ pub(crate) fn channel() -> (SyncSender<Wish>, Receiver<Wish>) {
     mpsc::sync_channel(WISHES_MAX)
 }
 
-/// Ends the process after [`END_LIMIT`], unless something has happened by then: a core, or the thread that waits for one,
+/// Ends the process after [`END_LIMIT`], unless `happened` is set by then: a core, or the thread that waits for one,
 /// may be stuck.
 pub(crate) fn end_unless(happened: Arc<AtomicBool>, why: &'static str) {
     let body = move || {
@@ -68,8 +68,8 @@ pub(crate) fn end_unless(happened: Arc<AtomicBool>, why: &'static str) {
     }
 }
 
-/// SIGTERM, SIGINT, SIGHUP and SIGUSR2 become wishes, on a thread of their own. While the relay is ending already, the first two
-/// end the process.
+/// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into wishes, on a thread of its own. While the relay is ending already,
+/// the first two end the process.
 pub(crate) fn listen_to_signals(wish: SyncSender<Wish>, flags: Flags) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
     let Flags { ending, heard, reload_waits } = flags;
@@ -78,7 +78,7 @@ pub(crate) fn listen_to_signals(wish: SyncSender<Wish>, flags: Flags) -> std::io
         for signal in signals.forever() {
             match signal {
                 SIGHUP if reload_waits.swap(true, Ordering::SeqCst) => {}
-                // Full: the main thread is stuck. This one must not wait for it: a signal to end may come.
+                // Full: the main thread is stuck. This thread must not wait for it, because a signal to end may come.
                 SIGHUP => {
                     if wish.try_send(Wish::Reload(None)).is_err() {
                         reload_waits.store(false, Ordering::SeqCst);

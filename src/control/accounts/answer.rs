@@ -1,23 +1,23 @@
-//! What a look-up says, and what proves a user.
+//! The answer of a look-up, and the user's proof.
 
 use std::fmt;
 
 use crate::config::MemorySecret;
 use msrp_proto::digest::{Algorithm, Attempt, Ha1};
 
-/// What a look-up says.
+/// The answer of a look-up.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// There is such a user.
+    /// The user exists.
     Found(Secret),
     /// There is no such user.
     Unknown,
-    /// It cannot be told now.
+    /// The backend cannot tell at present.
     Unavailable(WhyUnavailable),
 }
 
 impl Answer {
-    /// What proves the user, if there is one.
+    /// The user's secret, if there is one.
     #[must_use]
     pub fn secret(&self) -> Option<&Secret> {
         match self {
@@ -27,12 +27,12 @@ impl Answer {
     }
 }
 
-/// Why it cannot be told.
+/// Why the backend cannot tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhyUnavailable {
     /// Too many look-ups wait already, or the control thread has gone.
     Busy,
-    /// So many from the same address were under way that this one had no turn in time.
+    /// Too many look-ups of the same address were under way, so that this one got no turn in time.
     Share,
     /// The backend takes too long.
     Late,
@@ -40,7 +40,7 @@ pub enum WhyUnavailable {
     Failed,
 }
 
-/// What proves a user. Never printed.
+/// The secret that proves a user. Never printed.
 #[derive(Clone)]
 pub enum Secret {
     /// The password, from which any HA1 can be made.
@@ -55,10 +55,10 @@ pub enum Secret {
 }
 
 impl Secret {
-    /// The HA1 of RFC 7616, section 3.4.2; `None` if there is no secret, or only another algorithm's is stored.
-    /// `user` and `realm` are taken as they stand in the Authorization, byte by byte.
+    /// The HA1 of RFC 7616, section 3.4.2; `None` if there is no secret, or only another algorithm's is stored. `user`
+    /// and `realm` are used as in the Authorization, byte by byte.
     ///
-    /// A password costs one hash more: who has one must not show in the time that it takes (req S9).
+    /// A password costs one hash more, with or without an account: the time must not show who has one (req S9).
     #[must_use]
     pub fn ha1(secret: Option<&Self>, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
         let password = match secret {
@@ -73,7 +73,7 @@ impl Secret {
         }
     }
 
-    /// Whether it is what the client knows. Costs the same if there is no secret.
+    /// Whether the client knows it. Costs the same if there is no secret.
     pub(super) fn is_proven(secret: Option<&Self>, attempt: &Attempt) -> bool {
         let (user, realm, algorithm) = (attempt.user(), attempt.realm(), attempt.algorithm());
         let ha1 = Self::ha1(secret, user, realm, algorithm);

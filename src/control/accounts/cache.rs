@@ -1,14 +1,14 @@
-//! What was found, and proven, a moment ago.
+//! Secrets that were found and proven a short time ago.
 //!
-//! Invariants: holds secrets that a backend found and a client has proven to know, nothing else, each no longer than the time that the operator
-//! granted, and no more of them than were granted; forgets the oldest first.
+//! Invariants: holds only secrets that a backend found and a client has proven to know, each no longer and no more of
+//! them than the operator allowed; forgets the oldest first.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::answer::Secret;
 
-/// Who was asked for: the user and the realm, byte by byte.
+/// The user and the realm that were asked for, byte by byte.
 pub(super) type Name = (String, String);
 
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Cache {
     time: Duration,
     entries_max: usize,
     found: HashMap<Name, (Instant, Secret)>,
-    /// In the order in which they were found; a name that was found again stands here once more.
+    /// In the order of finding; a name that was found again stands here once more.
     order: VecDeque<(Instant, Name)>,
 }
 
@@ -39,7 +39,7 @@ impl Cache {
         self.forget(|_, entries| entries > entries_max);
     }
 
-    /// Forgets from the oldest on, while `is_due` says so of when it was found and of how many there are.
+    /// Forgets from the oldest on, while `is_due` holds for its time and the number of names.
     fn forget(&mut self, is_due: impl Fn(Instant, usize) -> bool) {
         while let Some((at, _)) = self.order.front()
             && is_due(*at, self.order.len())

@@ -1,7 +1,7 @@
-//! Whether accounts can be asked just now, told once for each change.
+//! Whether accounts can be asked at present; each change is logged once.
 //!
-//! Invariants: one line in the log when a backend fails and one when it is back, however many look-ups fail in
-//! between; a backend that has been replaced says nothing any more.
+//! Invariants: one log line when a backend fails and one when it is back, however many look-ups fail in between; a
+//! replaced backend logs nothing more.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Whether accounts can be asked, for whoever wants to know on another thread. Not before a backend has said so.
+/// Whether accounts can be asked, for other threads. Not before a backend has reported.
 #[derive(Clone, Debug, Default)]
 pub struct AccountsReady(Arc<AtomicBool>);
 
@@ -21,11 +21,11 @@ impl AccountsReady {
     }
 }
 
-/// What one backend says of itself.
+/// The reports of one backend.
 #[derive(Debug)]
 pub(super) struct Health {
     shared: AccountsReady,
-    /// What was said last, and since when.
+    /// The last report, and its time.
     said: Cell<Option<(bool, Instant)>>,
     retired: Cell<bool>,
 }
@@ -35,7 +35,7 @@ impl Health {
         Self { shared, said: Cell::new(None), retired: Cell::new(false) }
     }
 
-    /// The accounts can be asked. `what` is for people.
+    /// The accounts can be asked. `what` is their place, in words.
     pub(super) fn well(&self, what: &dyn Display) {
         match self.change(true) {
             Some(Some((_, since))) => {
@@ -47,8 +47,8 @@ impl Health {
         }
     }
 
-    /// They cannot.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    /// The accounts cannot be asked.
+    #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
     pub(super) fn ill(&self, what: &dyn Display, reason: &dyn Display) {
         if self.change(false).is_some() {
             tracing::error!(
@@ -57,17 +57,17 @@ impl Health {
                 "Accounts are unavailable: clients that authenticate are told to try again"
             );
         } else {
-            // Perhaps for another reason by now.
+            // The reason may be another one by then.
             tracing::debug!(accounts = %what, %reason, "Accounts are still unavailable");
         }
     }
 
-    /// Another backend speaks from now on.
+    /// Another backend reports from here on.
     pub(super) fn retire(&self) {
         self.retired.set(true);
     }
 
-    /// What was said before, if this is news.
+    /// The report before, if this one differs.
     fn change(&self, well: bool) -> Option<Option<(bool, Instant)>> {
         if self.retired.get() {
             return None;

@@ -1,7 +1,7 @@
-//! The accounts that stand in the config itself.
+//! The accounts in the config itself.
 //!
-//! Invariant: at most one account for a user and domain, which [`Config`](crate::config::Config) promised.
-//! User names are compared byte by byte, domains without regard to case.
+//! Invariant: at most one account for a user and domain, as [`Config`](crate::config::Config) guarantees. User names
+//! are compared byte by byte, domains without case.
 
 use std::collections::HashMap;
 
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn user_names_are_case_sensitive_and_nobody_else_is_known() {
+    fn user_names_are_case_sensitive_and_others_are_unknown() {
         for (user, realm) in
             [("Alice", "example.com"), ("bob", "example.com"), ("alice", "example.net"), ("", "")]
         {

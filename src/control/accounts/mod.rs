@@ -1,16 +1,16 @@
-//! Accounts: who there is, and what proves them.
+//! Accounts: which users exist, and their secrets.
 //!
-//! Invariant: three answers, never mixed. [`Answer::Unknown`] is said only by a backend that looked and found
-//! no such user; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
-//! password. Where accounts are stored is known to the backends below alone. RFC 4976, section 5.1.
+//! Invariant: three answers, never mixed. Only a backend that looked and found no such user answers
+//! [`Answer::Unknown`]; every failure is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
+//! password. Only the backends know where accounts are stored. RFC 4976, section 5.1.
 //!
-//! A backend is asked once for all at one address who ask for the same user at the same time. Others ask for
-//! themselves: how long an answer takes would tell them that another client logs in as that user.
+//! Look-ups of one user from one address at the same time ask a backend once. Other addresses ask for themselves:
+//! otherwise the time of an answer would show them that another client logs in as that user.
 //!
-//! Only an account whose user has just proven the password may be remembered, and only if the config says so. What is
-//! remembered serves to say yes, never no: before a refusal the backend is asked, whatever is remembered. So an unknown
-//! user, a wrong password of a known one, and of one that is remembered cost the same look-up; and who is added, or
-//! gets another password, need not wait for anything.
+//! Only an account whose user has just proven the password may be remembered, and only if the config allows it. A
+//! remembered account serves to say yes, never no: before a refusal the backend is always asked. So an unknown user, a
+//! wrong password, and a wrong password of a remembered user cost the same look-up; and a new user, or a new password,
+//! works at once.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,27 +23,31 @@ use msrp_relay_core::Who;
 
 mod answer;
 mod cache;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod database;
 mod health;
 mod memory;
-#[cfg(feature = "mysql")]
-mod mysql;
 mod realms;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 pub use answer::{Answer, Secret, WhyUnavailable};
 use cache::{Cache, Name};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use database::Database;
+#[cfg(feature = "mysql")]
+use database::MysqlDriver;
+#[cfg(feature = "postgres")]
+use database::PostgresDriver;
 pub use health::AccountsReady;
 use health::Health;
 use memory::Memory;
-#[cfg(feature = "mysql")]
-use mysql::Mysql;
 #[cfg(feature = "sqlite")]
 use sqlite::Sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{User, UserFile, UserFileError};
 
-/// What the config says of accounts.
+/// The config's settings of accounts.
 #[derive(Clone, Debug)]
 pub(super) struct AccountsSettings {
     backend: Backend,
@@ -58,26 +62,28 @@ impl From<&Auth> for AccountsSettings {
     }
 }
 
-/// Where accounts are stored.
+/// The storage of the accounts.
 #[derive(Debug)]
 enum Store {
     Memory(Memory),
     #[cfg(feature = "sqlite")]
     Sqlite(Sqlite),
     #[cfg(feature = "mysql")]
-    Mysql(Mysql),
-    /// Of a kind that is not part of this build; the config refuses it.
-    #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+    Mysql(Database<MysqlDriver>),
+    #[cfg(feature = "postgres")]
+    Postgres(Database<PostgresDriver>),
+    /// A kind that this build lacks; the config refuses it.
+    #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
     Absent,
-    /// Backends that go wrong, for the tests of those who ask.
+    /// Faulty backends, for tests.
     #[cfg(test)]
     Silent(std::sync::Arc<std::sync::atomic::AtomicUsize>),
-    /// For one user alone.
+    /// Silent for one user alone.
     #[cfg(test)]
     SilentFor(&'static str),
     #[cfg(test)]
     Panicking,
-    /// One that answers when it is told to, and counts.
+    /// Answers when the test says so, and counts.
     #[cfg(test)]
     Counting(Rc<tests::Counting>),
 }
@@ -91,7 +97,9 @@ impl Store {
             Self::Sqlite(sqlite) => sqlite.look_up(user, realm).await,
             #[cfg(feature = "mysql")]
             Self::Mysql(mysql) => mysql.look_up(user, realm).await,
-            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.look_up(user, realm).await,
+            #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
             Self::Absent => Answer::Unavailable(WhyUnavailable::Failed),
             #[cfg(test)]
             Self::Silent(asked) => {
@@ -111,7 +119,7 @@ impl Store {
     }
 }
 
-/// The backend that the config chose, asked once for those at one address who ask the same at the same time.
+/// The chosen backend. It is asked once for equal look-ups from one address at the same time.
 #[derive(Debug)]
 pub(super) struct Accounts {
     store: Store,
@@ -121,7 +129,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// To be called where the backend's tasks are to run.
+    /// Must be called where the backend's tasks run.
     pub(super) fn new(settings: &AccountsSettings, ready: AccountsReady) -> Self {
         let health = Rc::new(Health::new(ready));
         let store = match &settings.backend {
@@ -132,8 +140,16 @@ impl Accounts {
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(settings) => Store::Sqlite(Sqlite::new(settings, Rc::clone(&health))),
             #[cfg(feature = "mysql")]
-            Backend::Mysql(settings) => Store::Mysql(Mysql::new(settings, Rc::clone(&health))),
-            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            Backend::Mysql(settings) => {
+                let driver = MysqlDriver::new(settings);
+                Store::Mysql(Database::new(driver, settings, Rc::clone(&health)))
+            }
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(settings) => {
+                let driver = PostgresDriver::new(settings);
+                Store::Postgres(Database::new(driver, settings, Rc::clone(&health)))
+            }
+            #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
             _ => Store::Absent,
         };
         Self::over(store, health, settings.cache)
@@ -150,7 +166,7 @@ impl Accounts {
         Self::silent_and_counting(ready, std::sync::Arc::default())
     }
 
-    /// One that counts how often it is asked, too.
+    /// The same, with a count of look-ups.
     #[cfg(test)]
     pub(super) fn silent_and_counting(
         ready: AccountsReady,
@@ -159,7 +175,7 @@ impl Accounts {
         Self::over(Store::Silent(asked), Rc::new(Health::new(ready)), None)
     }
 
-    /// A backend that never answers of alice, and knows no one.
+    /// A backend that never answers for alice, and knows no other user.
     #[cfg(test)]
     pub(super) fn for_alice_silent(ready: AccountsReady) -> Self {
         Self::over(Store::SilentFor("alice"), Rc::new(Health::new(ready)), None)
@@ -171,14 +187,14 @@ impl Accounts {
         Self::over(Store::Panicking, Rc::new(Health::new(ready)), None)
     }
 
-    /// The account, if it is remembered, and the client has proven that it knows the password.
+    /// The account, if it is remembered and the client has proven that it knows the password.
     pub(super) fn remembered(&self, attempt: &Attempt) -> Option<Answer> {
         let secret = self.cache.as_ref()?.borrow_mut().get(&name_of(attempt));
         Secret::is_proven(secret.as_ref(), attempt).then_some(Answer::Found(secret?))
     }
 
-    /// Asks the storage, on behalf of all from there who ask for the same. May take as long as the storage does; the
-    /// caller sets the time-out.
+    /// Asks the storage, once for all equal look-ups from there. May take as long as the storage does; the caller sets
+    /// the time-out.
     pub(super) async fn look_up(&self, who: Who, attempt: &Attempt) -> Answer {
         let name = name_of(attempt);
         let ask = async || self.store.look_up(attempt.user(), attempt.realm()).await;

@@ -1,21 +1,21 @@
-//! Tells an operator that a client asks for a realm in which it cannot be found, whatever its password is.
+//! Tells an operator that a client asks for a realm without accounts, where every password fails.
 //!
-//! A client that addresses AUTH to the relay's own name, where accounts are of a SIP domain, gets 401 like everyone who
-//! mistypes a password. The operator must see the difference.
+//! A client that addresses AUTH to the relay's own name, while the accounts are of a SIP domain, gets 401 like a client
+//! with a wrong password. The operator must see the difference.
 //!
-//! Invariants: what is said depends on the realm alone, never on the user; the line is bounded, for a stranger can cause
-//! it; the work is the same for each user of a realm (req S9). Must not know: how accounts are stored.
+//! Invariants: the line depends on the realm alone, never on the user; it is bounded, because a stranger can cause it;
+//! the work is the same for each user of a realm (req S9). Must not know how accounts are stored.
 
 use crate::telemetry::{Site, Source, gated};
 
 /// Realms that are named in the line.
 const NAMED_MAX: usize = 5;
-/// Realms that are remembered where not all are known.
+/// Realms that are remembered if not all are known.
 const REMEMBERED_MAX: usize = 256;
 /// Characters of a realm that a stranger may have made up.
 const CHARS_MAX: usize = 64;
 
-/// The realms that have accounts, as far as that is known. They are compared byte by byte.
+/// The known realms that have accounts. They are compared byte by byte.
 #[derive(Debug)]
 pub(super) struct Realms {
     with_accounts: Vec<String>,
@@ -23,20 +23,20 @@ pub(super) struct Realms {
 }
 
 impl Realms {
-    /// There is an account in each of these, and in no other.
+    /// Exactly these realms have accounts.
     pub(super) fn all(mut with_accounts: Vec<String>) -> Self {
         with_accounts.sort_unstable();
         Self { with_accounts, are_all: true }
     }
 
-    #[cfg(feature = "mysql")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     /// For a storage that does not list its realms: those in which an account was found.
     pub(super) fn found_so_far() -> Self {
         Self { with_accounts: Vec::new(), are_all: false }
     }
 
-    #[cfg(feature = "mysql")]
-    /// There is an account in this realm.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    /// This realm has an account.
     pub(super) fn add(&mut self, realm: &str) {
         if self.with_accounts.len() < REMEMBERED_MAX
             && let Err(at) = self.with_accounts.binary_search_by(|known| known.as_str().cmp(realm))
@@ -45,10 +45,10 @@ impl Realms {
         }
     }
 
-    /// Whether the line is to be written: no account is known in this realm.
+    /// Whether to write the line: no account is known in this realm.
     fn lacks(&self, realm: &str) -> bool {
         let remembers_all = self.are_all || self.with_accounts.len() < REMEMBERED_MAX;
-        // The look at a file when the relay starts is for no realm.
+        // The check of a file at the relay's start is for no realm.
         !realm.is_empty()
             && remembers_all
             && self.with_accounts.binary_search_by(|known| known.as_str().cmp(realm)).is_err()

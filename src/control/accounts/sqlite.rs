@@ -1,9 +1,8 @@
 //! Accounts in a file of our own, for sites without a database server.
 //!
-//! Invariants: passwords are never stored, only their hashes for one realm; nothing of the relay's but its reading
-//! thread touches the file, so that a disk that hangs holds up these look-ups and nothing else; whoever manages the
-//! users does so beside a running relay; a file that was replaced is noticed at the next look-up.
-//! Must not know: who asks, and what for.
+//! Invariants: passwords are never stored, only their hashes for one realm; only the reading thread touches the file,
+//! so that a hanging disk holds up these look-ups and nothing else; an operator can manage users beside a running
+//! relay; a replaced file is noticed at the next look-up. Must not know who asks, or why.
 
 use std::fs;
 use std::io;
@@ -25,20 +24,20 @@ use msrp_proto::digest::{Algorithm, Ha1};
 use untrusted::files::{self, Unfinished};
 use untrusted::text;
 
-/// Look-ups that may wait for the reading thread; the caller has no more than this under way.
+/// Look-ups that may wait for the reading thread; the caller never has more under way.
 const WAITING_MAX: usize = 1024;
-/// How long a look-up waits for somebody who writes, and whose disk is slow.
+/// How long a look-up waits for a writer with a slow disk.
 const READ_PATIENCE: Duration = Duration::from_secs(4);
-/// How long a change waits for others.
+/// How long a change waits for other writers.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// Accounts that are looked at to see which realms there are: a few milliseconds, once after each change of the file.
+/// Accounts that are read to list the realms: a few milliseconds, once after each change of the file.
 const REALMS_OF_ACCOUNTS_MAX: i64 = 10_000;
 /// Marks the file as one of ours, in its header.
 const APPLICATION_ID: i32 = 0x4d53_5250;
 /// The version of [`SCHEMA`].
 const VERSION: i32 = 1;
 
-/// What is read in place of the hashes of a user that does not exist.
+/// Read in place of the hashes of an unknown user.
 const NO_MD5: &str = "00000000000000000000000000000000";
 const NO_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -55,7 +54,7 @@ const SCHEMA: &str = "
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UserFileError {
-    /// There is none.
+    /// It is missing.
     #[error("{0}: no such file: `msrprelay user add` makes it, or correct auth.sqlite.path")]
     Missing(PathBuf),
     /// It is not one of ours.
@@ -81,12 +80,12 @@ pub enum UserFileError {
         #[source]
         source: io::Error,
     },
-    /// Root is asked to work in another user's directory.
+    /// Root would work in another user's directory.
     #[error("{path}: is in a directory of the user with number {uid}: become that user first")]
     OthersDirectory {
         /// The file.
         path: PathBuf,
-        /// Whose directory it is.
+        /// The directory's owner.
         uid: u32,
     },
     /// SQLite refuses something.
@@ -109,7 +108,7 @@ pub(super) struct Sqlite {
     first_look: JoinHandle<()>,
 }
 
-/// Whoever asks the thread.
+/// The side that asks the thread.
 #[derive(Debug)]
 struct Asker {
     path: Rc<Path>,
@@ -125,8 +124,7 @@ struct Request {
 }
 
 impl Sqlite {
-    /// To be called where its tasks are to run; looks at the file at once, so that what is wrong shows before
-    /// anybody asks.
+    /// Must be called where its tasks run. Looks at the file at once, so that errors show before the first look-up.
     pub(super) fn new(settings: &config::Sqlite, health: Rc<Health>) -> Self {
         let (requests, waiting) = mpsc::sync_channel(WAITING_MAX);
         let path: Rc<Path> = settings.path.as_path().into();
@@ -177,22 +175,22 @@ impl Asker {
     }
 }
 
-/// What the thread has: the file, opened when it is first needed and again when it was replaced.
+/// The thread's state: the file, opened when it is first needed and again when it was replaced.
 struct Reader {
     path: PathBuf,
     open: Option<(Inode, Connection)>,
-    /// Which realms have accounts, and of which version of the file that is.
+    /// The realms that have accounts, and the version of the file they were read from.
     realms: Option<(i64, Option<Realms>)>,
 }
 
-/// Which file stands under a path.
+/// Which file has a path at present.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Inode(u64, u64);
 
 impl Reader {
     fn run(mut self, requests: &mpsc::Receiver<Request>) {
         while let Ok(Request { user, realm, reply }) = requests.recv() {
-            // Who gave up waiting need not be looked up: others may wait behind.
+            // Skips a look-up whose asker has given up: others may wait.
             if !reply.is_closed() {
                 let _ = reply.send(self.look_up(&user, &realm));
             }
@@ -233,7 +231,7 @@ impl Reader {
         if let Some((_, Some(realms))) = &self.realms {
             realms.tell(realm);
         }
-        // Whether there is such a user must not show in the time that it takes (req S9): hashes are read in any case.
+        // The time must not show whether the user exists (req S9): hashes are read in either case.
         let (md5, sha256) = found.as_ref().map_or((NO_MD5, NO_SHA256), |(md5, sha256)| (md5, sha256));
         let of = |hex: &str, algorithm| Ha1::from_hex(hex).filter(|ha1| ha1.algorithm() == algorithm);
         let secret = Secret::Hashed { md5: of(md5, Algorithm::Md5), sha256: of(sha256, Algorithm::Sha256) };
@@ -242,7 +240,7 @@ impl Reader {
     }
 }
 
-/// All realms that have accounts; `None`: there are too many accounts to look at them all.
+/// All realms that have accounts; `None`: there are too many accounts to read.
 fn realms(connection: &Connection) -> rusqlite::Result<Option<Realms>> {
     const REALMS: &str = "SELECT realm, count(*) FROM (SELECT realm FROM accounts LIMIT ?1) GROUP BY realm";
     let mut statement = connection.prepare_cached(REALMS)?;
@@ -261,8 +259,8 @@ fn inode(path: &Path) -> Result<Inode, UserFileError> {
     }
 }
 
-/// Opens a file that is there. A reader, too, must be able to write: if somebody died while changing it, whoever
-/// comes next puts things right.
+/// Opens an existing file. A reader must also be able to write: if a writer died during a change, the next one to open
+/// the file repairs it.
 fn open(path: &Path, patience: Duration) -> Result<Connection, UserFileError> {
     let failed = |source| UserFileError::Sqlite { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -293,7 +291,7 @@ pub struct User {
     pub realm: String,
 }
 
-/// The file, as those manage it who add and remove users. A relay may read it all the while.
+/// The file, for the commands that add and remove users. A relay may read it meanwhile.
 #[derive(Debug)]
 pub struct UserFile {
     path: PathBuf,
@@ -301,10 +299,10 @@ pub struct UserFile {
 }
 
 impl UserFile {
-    /// Opens a file that is there.
+    /// Opens an existing file.
     ///
     /// # Errors
-    /// If it is not, or cannot be used. Root must become the owner of the file's directory first
+    /// If it is missing or cannot be used. Root must become the owner of the file's directory first
     /// ([`files::foreign_owner`]): SQLite obeys journals that lie beside the file.
     pub fn open(path: &Path) -> Result<Self, UserFileError> {
         inode(path)?;
@@ -316,10 +314,10 @@ impl UserFile {
         Ok(Self { path: path.to_owned(), connection: open(path, WRITE_PATIENCE)? })
     }
 
-    /// Opens the file; makes it, readable by its owner alone, if it is not there.
+    /// Opens the file; if it is missing, makes it, readable by its owner alone.
     ///
     /// # Errors
-    /// If it cannot be made or used. Of root the same is asked as by [`UserFile::open`].
+    /// If it cannot be made or used. The same condition holds for root as in [`UserFile::open`].
     pub fn open_or_make(path: &Path) -> Result<Self, UserFileError> {
         match inode(path) {
             Err(UserFileError::Missing(_)) => {
@@ -387,7 +385,7 @@ fn hashes(User { name, realm }: &User, password: &str) -> (String, String) {
     (of(Algorithm::Md5), of(Algorithm::Sha256))
 }
 
-/// Makes an empty file of ours, which appears complete or not at all.
+/// Makes an empty user file, which appears complete or not at all.
 fn make(path: &Path) -> Result<(), UserFileError> {
     let refused = |source| UserFileError::Io { path: path.to_owned(), source };
     if let Some(owner) = files::foreign_owner(path).map_err(refused)? {
@@ -397,7 +395,7 @@ fn make(path: &Path) -> Result<(), UserFileError> {
     fill(path, &path.with_file_name(unfinished.name()))?;
     let Some(name) = path.file_name() else { return Ok(()) };
     match unfinished.publish(name) {
-        // Another command has made it in the same moment.
+        // Another command has made it at the same moment.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         published => published.map_err(refused),
     }

@@ -1,4 +1,5 @@
-//! Look-ups that meet, and what is remembered: asked of a backend that answers when it is told to, and counts.
+//! Equal look-ups at the same time, and remembered accounts, with a backend that counts and answers when the test says
+//! so.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::cell::Cell;
@@ -10,7 +11,7 @@ use super::*;
 use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrp_relay_core::AddressKey;
 
-/// Finds all but `nobody`; of `nowhere` it cannot tell, and while it is down of no one.
+/// Finds all but `absent`; of `nowhere` it cannot tell, and while it is down of no one.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     asked: Cell<usize>,
@@ -27,7 +28,7 @@ impl Counting {
         }
         match user {
             _ if self.down.get() => Answer::Unavailable(WhyUnavailable::Failed),
-            "nobody" => Answer::Unknown,
+            "absent" => Answer::Unknown,
             "nowhere" => Answer::Unavailable(WhyUnavailable::Failed),
             _ => Answer::Found(Secret::Password(format!("secret of {user}"))),
         }
@@ -56,7 +57,7 @@ fn address(text: &str) -> Who {
     Who::Address(AddressKey::new(text.parse().unwrap()))
 }
 
-/// What a client sends that takes this for its password.
+/// A client's credentials with this password.
 fn attempt_in(realm: &str, user: &str, password: &str) -> Attempt {
     let challenge = Challenge {
         realm: realm.into(),
@@ -78,7 +79,7 @@ fn right(user: &str) -> Attempt {
     attempt_in(REALM, user, &format!("secret of {user}"))
 }
 
-/// As the control plane does it: what is remembered serves at once, all else is looked up.
+/// As the control plane does it: a remembered account serves at once, all others are looked up.
 async fn ask(accounts: &Accounts, attempt: &Attempt) -> Answer {
     match accounts.remembered(attempt) {
         Some(answer) => answer,
@@ -112,12 +113,12 @@ fn identical_look_ups_of_one_address_in_flight_are_one() {
     }
     assert!(is_found(&block_on(elsewhere), "alice"));
     assert!(accounts.under_way.is_idle());
-    // What is over is asked again.
+    // A finished look-up is made again.
     assert!(is_found(&block_on(accounts.look_up(here(), &alice)), "alice"));
     assert_eq!(counting.asked.get(), 4);
 }
 
-// An answer that comes sooner would tell that somebody logs in by that name just now.
+// An earlier answer would show that another client logs in with that name at the same time.
 #[test]
 fn look_up_of_another_address_is_one_of_its_own() {
     let (counting, accounts) = accounts(None);
@@ -155,7 +156,7 @@ const CACHE: Option<(Duration, usize)> = Some((Duration::from_secs(3600), 16));
 #[test]
 fn only_proven_accounts_are_remembered_and_only_where_the_operator_says_so() {
     for (cache, asked) in [(None, [2, 2, 2]), (CACHE, [1, 2, 2])] {
-        for (user, asked) in ["alice", "nobody", "nowhere"].into_iter().zip(asked) {
+        for (user, asked) in ["alice", "absent", "nowhere"].into_iter().zip(asked) {
             let (counting, accounts) = accounts(cache);
             let answers = [(); 2].map(|()| block_on(ask(&accounts, &right(user))));
             assert_eq!(counting.asked.get(), asked, "{user}");
@@ -165,14 +166,14 @@ fn only_proven_accounts_are_remembered_and_only_where_the_operator_says_so() {
     }
 }
 
-// Req S9: how long a refusal takes must not tell who exists, so it takes the same work.
+// Req S9: the time of a refusal must not show who exists, so every refusal takes the same work.
 #[test]
-fn refusals_cost_the_same_look_up_whoever_is_known_or_remembered() {
+fn refusals_cost_the_same_look_up_for_every_user() {
     for cache in [None, CACHE] {
         let (counting, accounts) = accounts(cache);
         assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));
-        for user in ["alice", "bob", "nobody"] {
-            // The second time as the first: guesses leave nothing behind.
+        for user in ["alice", "bob", "absent"] {
+            // The second time is like the first: guesses leave nothing behind.
             for _ in 0..2 {
                 let before = counting.asked.get();
                 assert!(accounts.remembered(&wrong(user)).is_none());
@@ -189,7 +190,7 @@ fn outage_tells_no_more_of_remembered_accounts_than_of_others() {
     let (counting, accounts) = accounts(CACHE);
     assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));
     counting.down.set(true);
-    for user in ["alice", "bob", "nobody"] {
+    for user in ["alice", "bob", "absent"] {
         assert!(matches!(block_on(ask(&accounts, &wrong(user))), Answer::Unavailable(_)), "{user}");
     }
     assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));

@@ -9,7 +9,7 @@ use super::protocol::{Answer, Request};
 
 /// How long the relay may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest line of an answer that is believed, in bytes.
+/// The longest accepted line of an answer, in bytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why there is no answer, and what to do about it.
@@ -21,10 +21,10 @@ pub enum AskError {
         .0.display()
     )]
     NoSocket(PathBuf),
-    /// Nobody listens.
-    #[error("{}: nobody listens there: the relay has been killed; start it again", .0.display())]
+    /// No process listens.
+    #[error("{}: no process listens there: the relay has been killed; start it again", .0.display())]
     NotRunning(PathBuf),
-    /// Not for us.
+    /// This user may not connect.
     #[error("{}: permission denied: be root, the relay's user, or in the relay's group", .0.display())]
     Permission(PathBuf),
     /// Something else.
@@ -44,7 +44,7 @@ pub enum AskError {
     Refused(String),
 }
 
-/// Asks the relay whose socket is at `path`; `each` is shown the answer, line by line, and says whether it wants more.
+/// Asks the relay whose socket is at `path`. `each` gets the answer, line by line, and returns whether it wants more.
 ///
 /// # Errors
 /// [`AskError`] says what an operator must do.
@@ -63,7 +63,7 @@ pub fn ask(
         .unwrap_or_else(|error| Err(failed(error)))
 }
 
-/// The same of whoever is at the other end of `relay`. `Err`, outside: the system refuses something.
+/// The same with the process at the other end of `relay`. `Err`, outside: the system refuses something.
 pub(super) fn ask_at(
     mut relay: UnixStream,
     request: &Request,
@@ -77,7 +77,7 @@ pub(super) fn ask_at(
     relay.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_string(request).map_err(io::Error::other)?;
     line.push('\n');
-    // One that has too many clients answers without having read this.
+    // A relay with too many clients answers without having read this.
     let _ = relay.write_all(line.as_bytes());
     let mut answers = BufReader::new(relay);
     loop {

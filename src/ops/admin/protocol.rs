@@ -1,10 +1,12 @@
-//! What is said over the admin socket: a request, and its answers.
+//! The protocol of the admin socket: a request and its answers.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 /// Where the socket is if the command line names no other; the unit makes the directory.
 pub const SOCKET_PATH: &str = "/run/msrprelay/admin.sock";
-/// Clients served at a time; one more is told to come again.
+/// Clients served at a time; one more is told to try again.
 pub const CLIENTS_MAX: usize = 8;
 /// The longest drain, in seconds: as long as `drain_timeout` may be.
 pub const DRAIN_SECONDS_MAX: u64 = 86_400;
@@ -13,18 +15,18 @@ pub const TRACE_SECONDS_MAX: u64 = 3600;
 /// The longest request, in bytes, its line break included.
 pub const REQUEST_BYTES_MAX: usize = 4096;
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// How it is: one [`Answer::Status`], and another one for a process before this one that still drains.
+    /// The relay's state: one [`Answer::Status`], and another one for a predecessor that still drains.
     Status {},
     /// All sessions, or those of one user: an [`Answer::Session`] for each.
     Sessions {
-        /// The user, with or without the realm behind an `@`; absent: everybody.
+        /// The user, with or without the realm after an `@`; absent: all users.
         user: Option<String>,
     },
-    /// To end the session whose id begins like that: one [`Answer::Closed`].
+    /// To end the session with this prefix: one [`Answer::Closed`].
     Close {
         /// Prefix of its id.
         session: String,
@@ -34,10 +36,10 @@ pub enum Request {
         /// How long sessions may go on, in seconds; absent: `drain_timeout` of the config.
         seconds: Option<u64>,
     },
-    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each, and an [`Answer::Note`] before if
+    /// To show the heads that clients send and receive: an [`Answer::Head`] for each, after an [`Answer::Note`] if
     /// there is nothing to show yet.
     Trace {
-        /// A user, with or without the realm behind an `@`, or the beginning of a session's id.
+        /// A user, with or without the realm after an `@`, or the prefix of a session's id.
         of: String,
         /// For how long.
         seconds: u64,
@@ -55,7 +57,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// How the relay is.
+    /// The state of the relay.
     Status(Status),
     /// A session.
     Session(Session),
@@ -65,20 +67,20 @@ pub enum Answer {
     Closed {
         /// Prefix of its id.
         session: String,
-        /// Whose it was.
+        /// The user.
         user: String,
-        /// And for which realm.
+        /// The realm.
         realm: String,
     },
-    /// Something to know that is no result.
+    /// Useful information that is not a result.
     Note(String),
-    /// All has been said.
+    /// The answer is complete.
     Done,
-    /// It cannot be done: why, and what to do about it.
+    /// The request fails: why, and what to do about it.
     Error(String),
 }
 
-/// How the relay is.
+/// The state of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Its version.
@@ -87,7 +89,7 @@ pub struct Status {
     pub pid: u32,
     /// `running` or `draining`.
     pub state: String,
-    /// Since it was ready.
+    /// Seconds since it was ready.
     pub uptime_seconds: u64,
     /// Where it listens.
     pub listening: Vec<Listening>,
@@ -95,10 +97,16 @@ pub struct Status {
     pub accounts_ready: bool,
     /// The least severe lines that are logged.
     pub log_level: String,
-    /// Sessions open now.
+    /// Open sessions.
     pub sessions: u64,
-    /// Connections open now, accepted and dialled.
+    /// Open connections, accepted and dialled.
     pub connections: u64,
+    /// Sessions that have come to the core of the session that they are bound to.
+    #[serde(default)]
+    pub moved: u64,
+    /// Those that have not, though they are bound to one on another core, by the reason.
+    #[serde(default)]
+    pub stayed: BTreeMap<String, u64>,
     /// The figures of each core; at most a quarter of a second old.
     pub cores: Vec<Core>,
 }
@@ -106,7 +114,7 @@ pub struct Status {
 /// A head that was received or sent, without its secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// Since the trace began.
+    /// Seconds since the trace began.
     pub at_seconds: f64,
     /// The core it was on.
     pub core: usize,
@@ -118,7 +126,7 @@ pub struct Head {
     pub direction: String,
     /// Its lines.
     pub head: String,
-    /// Heads of this core that were dropped before it, because they were not read fast enough.
+    /// Heads of this core that were dropped before it, because the reader was too slow.
     pub dropped: u64,
 }
 
@@ -136,9 +144,9 @@ pub struct Listening {
 pub struct Core {
     /// Its position, from 0.
     pub core: usize,
-    /// Connections open now.
+    /// Open connections.
     pub connections: u64,
-    /// Sessions open now.
+    /// Open sessions.
     pub sessions: u64,
     /// Chunks received so far.
     pub chunks_in: u64,
@@ -148,7 +156,7 @@ pub struct Core {
     pub body_bytes_in: u64,
     /// Body bytes sent on so far.
     pub body_bytes_out: u64,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u64,
 }
 
@@ -161,20 +169,23 @@ pub struct Session {
     pub user: String,
     /// The realm.
     pub realm: String,
-    /// `unbound` (nobody at the other side yet), `bound`, `lost` (the other side is gone), or `expired`.
+    /// `unbound` (no peer at the other side yet), `bound`, `lost` (the other side is gone), or `expired`.
     pub state: String,
     /// The core it is on.
     pub core: usize,
-    /// The process it is in, where that is one that drains while another one has taken over.
+    /// Its process, if that is a draining predecessor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_pid: Option<u32>,
-    /// Since it was opened.
+    /// Seconds since it was opened.
     pub age_seconds: u64,
-    /// Until it is over, unless it is prolonged; absent: it lives as long as its connection.
+    /// Seconds until it ends, unless it is prolonged; absent: it lives as long as its connection.
     pub expires_in_seconds: Option<u64>,
     /// Where the client comes from.
     pub client: Option<String>,
-    /// The other side: an address, a host and port, or `session` and a prefix, if that is one of this relay.
+    /// What it came by: `tls`, `tcp`, `wss` or `ws`; absent behind another relay.
+    #[serde(default)]
+    pub transport: Option<String>,
+    /// The other side: an address, a host and port, or `session` and a prefix, for a session of this relay.
     pub peer: Option<String>,
     /// Body bytes from the client.
     pub bytes_from_client: u64,

@@ -1,12 +1,12 @@
-//! Heads made fit to be shown: without credentials, without what opens a session, without what a terminal obeys.
+//! Makes heads fit for display: without credentials, full session-ids, or text that a terminal obeys.
 //!
-//! Invariants: of a header whose name speaks of authentication nothing is left but the name; of the session-id part of a URI
-//! at most the first ten characters, and at most half.
+//! Invariants: of a header about authentication only the name is left; of the session-id in a URI at most the first ten
+//! characters, and at most half.
 
 use msrp_relay_core::SessionId;
 use untrusted::text;
 
-/// What stands where something was taken out.
+/// Replaces the text that was taken out.
 const REDACTED: &str = "(redacted)";
 
 /// The head as text, one line for each of its lines, without line breaks at its end.
@@ -26,11 +26,11 @@ fn line(line: &str) -> String {
 
 fn is_secret(name: &str) -> bool {
     let name = name.trim().to_ascii_lowercase();
-    // Authorization, WWW-Authenticate, Authentication-Info, and whatever else there may be of the kind.
+    // Authorization, WWW-Authenticate, Authentication-Info, and any others of the kind.
     name.contains("auth") && !name.starts_with("msrp ")
 }
 
-/// A line in which every URI has lost what is secret in it.
+/// A line without the secrets of its URIs.
 fn uris(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
     let mut rest = line;

@@ -24,33 +24,33 @@ use super::redact;
 use crate::config::LogLevel;
 use crate::runtime::ask::{Closed, Direction, SessionLine, TracedHead, Wanted};
 use crate::runtime::inspect::{HEADS_WAITING_MAX, Inspector};
-use crate::telemetry::LogControl;
+use crate::telemetry::{LogControl, Snapshot};
 use untrusted::files;
 use untrusted::text;
 
-/// Its owner and the owner's group.
+/// For its owner and the owner's group.
 const MODE: u32 = 0o660;
-/// Clients that may wait to be accepted: each is then served or told to come again.
+/// Clients that may wait for accept: each is then served or told to try again.
 const BACKLOG: i32 = 128;
 /// How long a client may take for its request, and for each part of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long reading the config again may take.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(25);
-/// How often it is looked whether the reader of a trace is still there, and what is ready is sent.
+/// How often to check that the reader of a trace is still there, and to send what is ready.
 const TRACE_LOOK: Duration = Duration::from_millis(100);
-/// How long the rest is after a failed accept.
+/// How long to rest after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why there is no admin socket. The operator must act.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Somebody has it.
+    /// Another process listens on it.
     #[error("admin.socket: {}: another relay listens there: stop it, or name another path", .0.display())]
     InUse(PathBuf),
-    /// Something else is there.
+    /// The path has something else than a socket.
     #[error("admin.socket: {}: is there and no socket: remove it, or name another path", .0.display())]
     NoSocket(PathBuf),
-    /// The system refuses.
+    /// The system refuses something.
     #[error(
         "admin.socket: {}: {source}: its directory must be there and the relay's user must be able to write it (the \
          unit's RuntimeDirectory=msrprelay makes /run/msrprelay)",
@@ -65,7 +65,7 @@ pub enum AdminError {
     },
 }
 
-/// What is asked at the socket, and whom.
+/// What the socket gives access to.
 pub struct Desk {
     /// Asks the cores.
     pub inspector: Inspector,
@@ -73,17 +73,17 @@ pub struct Desk {
     pub log: LogControl,
     /// The relay is draining.
     pub draining: Arc<AtomicBool>,
-    /// Somebody wants the relay to drain: for how long, if not as the config says. Waits while the relay is busy.
+    /// An operator wants the relay to drain, for this time or for the config's. Waits while the relay is busy.
     pub drain: Box<dyn Fn(Option<Duration>) + Send + Sync>,
-    /// Reads the config again; what is sent is which keys take a restart, or what is wrong. Must not wait.
+    /// Reads the config again. The channel gets the keys that need a restart, or the problems. Must not wait.
     pub reload: Box<dyn Fn() -> mpsc::Receiver<Reloaded> + Send + Sync>,
-    /// A way to ask the process before this one, while that one drains.
+    /// A stream to ask the predecessor, while that drains.
     pub predecessor: Box<dyn Fn() -> Option<UnixStream> + Send + Sync>,
     /// When the relay was ready.
     pub started: Instant,
 }
 
-/// What came of reading the config again: the keys that take a restart, or all that is wrong.
+/// The result of reading the config again: the keys that need a restart, or all problems.
 pub type Reloaded = Result<Vec<&'static str>, Vec<String>>;
 
 impl Desk {
@@ -100,7 +100,7 @@ impl Desk {
         }
     }
 
-    /// The sessions of the process before this one, while it drains.
+    /// The sessions of the predecessor, while it drains.
     #[must_use]
     pub fn left_to_predecessor(&self) -> Option<u64> {
         let mut left = None;
@@ -114,7 +114,7 @@ impl Desk {
         left
     }
 
-    /// Puts a request to the process before this one, if there is one that can be asked, and passes on what it says.
+    /// Puts a request to the predecessor, if there is one that can be asked, and passes on its answers.
     fn ask_predecessor(
         &self,
         request: &Request,
@@ -129,7 +129,7 @@ impl Desk {
             Ok(gone.is_ok())
         });
         gone?;
-        // It may have ended meanwhile, or be of a version that cannot be asked: then there is nothing to tell.
+        // It may have ended meanwhile, or be of a version that cannot be asked: then there is nothing to show.
         Ok(asked.ok().filter(|asked| !matches!(asked, Err(AskError::BrokenOff))))
     }
 }
@@ -145,14 +145,14 @@ impl std::fmt::Debug for Desk {
 #[must_use = "dropping it closes the socket"]
 pub struct Admin {
     path: PathBuf,
-    /// Device and number of the socket's file: one that another relay has put there since is not ours to remove.
+    /// Device and number of the socket's file: a file that another relay has put there since is not ours to remove.
     file: (u64, u64),
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Listens at `path`, where a socket that nobody listens on any more is replaced.
+    /// Listens at `path`. Replaces a socket that no process listens on.
     ///
     /// # Errors
     /// [`AdminError`] says what an operator must change.
@@ -171,14 +171,14 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|there| number(&there) == self.file);
-        // The thread waits for a connection.
+        // Wakes the thread, which waits for a connection.
         let woken = ours && UnixStream::connect(&self.path).is_ok();
         if ours {
-            // Gone already, perhaps by another's hand.
+            // Another process may have removed it already.
             let _ = fs::remove_file(&self.path);
         }
         if let Some(thread) = self.thread.take().filter(|_| woken) {
-            // One that panicked has said so.
+            // A thread that panicked has logged it.
             let _ = thread.join();
         }
     }
@@ -203,10 +203,10 @@ fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), AdminError> {
     Ok((listener, number(&fs::symlink_metadata(path).map_err(failed)?)))
 }
 
-/// Binds to a path that is free: the kernel follows no link there. The file has its mode before anybody can connect.
+/// Binds to a free path: the kernel follows no link there. The file has its mode before any client can connect.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The kernel makes the file with the mode of the socket. Less than MODE, and then MODE whatever the umask.
+    // The kernel makes the file with the mode of the socket: at first less than MODE, and then MODE whatever the umask.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     files::set_socket_mode(path, MODE)?;
@@ -232,7 +232,7 @@ fn serve(listener: &UnixListener, desk: &Arc<Desk>, over: &AtomicBool) {
         let place = Place(Arc::clone(&served));
         if served.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
             let words = format!("{CLIENTS_MAX} others are being served: try again");
-            // Nobody waits for one who does not listen.
+            // The thread must not wait for a client that does not read.
             let _ = client.set_nonblocking(true);
             let _ = tell(&mut &client, &Answer::Error(words));
             drop(place);
@@ -251,7 +251,7 @@ fn serve(listener: &UnixListener, desk: &Arc<Desk>, over: &AtomicBool) {
     }
 }
 
-/// One of the places for clients, given back when this is dropped.
+/// A client's place, given back when this is dropped.
 struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
@@ -276,7 +276,7 @@ fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
     out.flush()
 }
 
-/// The line that a client asks, which comes within this time as a whole.
+/// The line that a client sends, which must arrive whole within this time.
 fn asked(mut client: &UnixStream, time: Duration) -> io::Result<String> {
     let until = Instant::now() + time;
     let (mut line, mut part) = (Vec::new(), [0; 512]);
@@ -334,7 +334,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
                 tracing::info!(session, user, realm, "Session closed by an operator");
                 tell(out, &Answer::Closed { session, user, realm }).map(Ok)
             }
-            Ok(Closed::NoSuchSession) => {
+            Ok(Closed::NoSuchSession | Closed::MovedTo(_)) => {
                 let request = Request::Close { session: session.clone() };
                 let asked = desk.ask_predecessor(&request, |answer| tell(out, &answer))?;
                 Ok(asked.map_or_else(
@@ -355,7 +355,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
         Request::Drain { seconds: Some(seconds) } if seconds > DRAIN_SECONDS_MAX => {
             Ok(Err(format!("{seconds} seconds are too many: say 0 to {DRAIN_SECONDS_MAX}")))
         }
-        // Otherwise it would be the second wish, which ends everything now.
+        // Otherwise it would count as the second wish, which ends everything at once.
         Request::Drain { .. } if desk.draining.load(Ordering::SeqCst) => {
             Ok(Err("the relay is draining already: to end it now, send it another SIGTERM".to_owned()))
         }
@@ -387,7 +387,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
     }
 }
 
-/// Shows heads until it is time, or the client is gone.
+/// Shows heads until the time is over, or the client is gone.
 fn trace(
     wanted: Wanted,
     time: Duration,
@@ -409,7 +409,7 @@ fn trace(
         tell(out, &Answer::Note(nothing_to_show(&wanted, time)))?;
         out.flush()?;
     }
-    // It has said all that it will: it is only looked whether it is still there.
+    // The client sends nothing more: reading only shows whether it is still there.
     out.get_ref().set_read_timeout(Some(Duration::from_millis(1)))?;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -433,23 +433,23 @@ fn trace(
     }
 }
 
-/// What the process before this one shows of the same user or session, if there is one. Ends when the receiver is dropped.
+/// The predecessor's heads of the same user or session, if there is a predecessor. Ends when the receiver is dropped.
 fn trace_predecessor(wanted: &Wanted, time: Duration, desk: &Desk) -> mpsc::Receiver<Answer> {
     let (shown, there) = mpsc::sync_channel(HEADS_WAITING_MAX);
     if let Some(predecessor) = (desk.predecessor)() {
         let request = Request::Trace { of: wanted.as_str().to_owned(), seconds: time.as_secs() };
         let body = move || {
-            // It ends, or this trace does: either way all has been shown.
+            // The predecessor ends, or this trace does: in both cases all was shown.
             let _ = ask_at(predecessor, &request, |answer| Ok(shown.send(answer).is_ok()));
         };
         if let Err(error) = thread::Builder::new().name("admin-trace".to_owned()).spawn(body) {
-            tracing::warn!(reason = %error, "Sessions of the process before this one are not traced");
+            tracing::warn!(reason = %error, "Sessions of the predecessor are not traced");
         }
     }
     there
 }
 
-/// Silence would look like a client that says nothing.
+/// Silence would look like a client that sends nothing.
 fn nothing_to_show(wanted: &Wanted, time: Duration) -> String {
     let (wanted, seconds) = (wanted.as_str(), time.as_secs());
     format!(
@@ -490,6 +490,8 @@ fn status(desk: &Desk) -> Status {
             restarts: counters.core_restarts,
         })
         .collect();
+    let all: Snapshot = counters.iter().copied().sum();
+    let stayed = all.sessions_stayed().map(|(why, times)| (why.as_str().to_owned(), times));
     let listening = desk.inspector.addresses().iter();
     let draining = desk.draining.load(Ordering::SeqCst);
     Status {
@@ -504,13 +506,15 @@ fn status(desk: &Desk) -> Status {
         log_level: desk.log.level().as_str().to_owned(),
         sessions: cores.iter().map(|core| core.sessions).sum(),
         connections: cores.iter().map(|core| core.connections).sum(),
+        moved: all.sessions_moved,
+        stayed: stayed.collect(),
         cores,
     }
 }
 
 fn session(line: SessionLine) -> Session {
     let (client, peer) = (line.client(), line.peer());
-    let SessionLine { core, view, .. } = line;
+    let SessionLine { core, transport, view, .. } = line;
     Session {
         session: view.session,
         user: view.user,
@@ -521,6 +525,7 @@ fn session(line: SessionLine) -> Session {
         age_seconds: view.age.as_secs(),
         expires_in_seconds: view.expires_in.map(|left| left.as_secs()),
         client,
+        transport: transport.map(str::to_owned),
         peer,
         bytes_from_client: view.bytes_from_client,
         bytes_to_client: view.bytes_to_client,
@@ -561,7 +566,7 @@ mod tests {
         });
     }
 
-    // Each byte would begin its time anew.
+    // A time-out for each byte would never end.
     #[test]
     fn client_that_drips_its_request_has_no_more_time_than_another() {
         let (near, far) = UnixStream::pair().unwrap();

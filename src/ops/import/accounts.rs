@@ -1,4 +1,4 @@
-//! The sections `[Database]` and `[Memory]`: who may use the relay.
+//! The sections `[Database]` and `[Memory]`: the users of the relay.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,9 +10,11 @@ use super::ini::{File, boolean};
 use super::outcome::Secrets;
 use super::relay::Relay;
 
-/// Everything that must not stand in a URL as it is.
+/// Of libpq's, those that say what becomes of the connection.
+const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
+/// All characters that must not stand in a URL unescaped.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Stands where a password would.
+/// Replaces a password.
 pub(super) const LEFT_OUT: &str = "LEFT-OUT";
 
 /// The accounts that the file's backend has.
@@ -20,9 +22,9 @@ pub(super) const LEFT_OUT: &str = "LEFT-OUT";
 pub(super) enum Accounts {
     /// In the file.
     Memory(Vec<User>),
-    /// In a table of MySQL.
-    Mysql(Box<Mysql>),
-    /// Where we cannot look; a note says so.
+    /// In a table of MySQL or PostgreSQL.
+    Database(Box<Database>),
+    /// In a place that we cannot read; a note says so.
     Nowhere,
 }
 
@@ -45,7 +47,9 @@ impl fmt::Debug for User {
 }
 
 #[derive(Debug)]
-pub(super) struct Mysql {
+pub(super) struct Database {
+    /// The word of `auth.backend`.
+    pub(super) backend: &'static str,
     url: Url,
     pub(super) cleartext: bool,
     pub(super) table: String,
@@ -65,6 +69,8 @@ struct Url {
     database: String,
     options: Vec<(String, String)>,
     socket: Option<String>,
+    /// One that both relays know.
+    ssl_mode: Option<String>,
 }
 
 impl fmt::Debug for Url {
@@ -77,7 +83,7 @@ impl Accounts {
     pub(super) fn read(file: &mut File, relay: &Relay) -> Self {
         let accounts = match relay.backend.as_str() {
             "memory" => Self::Memory(users(file, relay)),
-            "database" => mysql(file).map_or(Self::Nowhere, |database| Self::Mysql(Box::new(database))),
+            "database" => database(file).map_or(Self::Nowhere, |found| Self::Database(Box::new(found))),
             other => {
                 let message = format!(
                     "{other} is not a backend of this relay: auth.backend is memory, without users; choose one by hand"
@@ -100,7 +106,7 @@ impl Accounts {
     pub(super) fn hold_secrets(&self) -> bool {
         match self {
             Self::Memory(users) => !users.is_empty(),
-            Self::Mysql(mysql) => mysql.url.password.is_some(),
+            Self::Database(database) => database.url.password.is_some(),
             Self::Nowhere => false,
         }
     }
@@ -108,7 +114,7 @@ impl Accounts {
 
 // -- in the file -----------------------------------------------------------------------------------
 
-/// Those who could log in, and can here.
+/// The users who could log in there, and can here.
 fn users(file: &mut File, relay: &Relay) -> Vec<User> {
     let mut seen = HashSet::new();
     let mut users = Vec::new();
@@ -127,7 +133,7 @@ fn users(file: &mut File, relay: &Relay) -> Vec<User> {
 /// The name by which this relay knows the user.
 fn usable(name: &str, password: &str, relay: &Relay) -> Result<String, String> {
     let Some((user, domain)) = name.rsplit_once('@').filter(|(user, _)| !user.is_empty()) else {
-        return Err("has no domain, so nobody could log in by that name".to_owned());
+        return Err("has no domain, so no client could log in by that name".to_owned());
     };
     if password.is_empty() {
         return Err("has no password".to_owned());
@@ -138,7 +144,7 @@ fn usable(name: &str, password: &str, relay: &Relay) -> Result<String, String> {
             Err(format!("is not of the domain {realm}, the only one with Relay.default_domain"))
         }
         None if ServerName::try_from(domain.as_str()).is_err() => {
-            Err("has no domain name behind the @, so nobody could log in by that name".to_owned())
+            Err("has no domain name behind the @, so no client could log in by that name".to_owned())
         }
         _ => Ok(format!("{user}@{domain}")),
     }
@@ -148,7 +154,7 @@ fn usable(name: &str, password: &str, relay: &Relay) -> Result<String, String> {
 
 const DATABASE: &str = "Database";
 
-fn mysql(file: &mut File) -> Option<Mysql> {
+fn database(file: &mut File) -> Option<Database> {
     let uri = file.set(DATABASE, "uri");
     let cleartext = file.read(DATABASE, "cleartext_passwords", "yes or no", boolean).unwrap_or(true);
     let mut name = |key, default: &str| file.set(DATABASE, key).unwrap_or_else(|| default.to_owned());
@@ -168,7 +174,7 @@ fn mysql(file: &mut File) -> Option<Mysql> {
         );
         return None;
     };
-    if url.scheme != "mysql" {
+    let Some(backend) = backend_of(&url.scheme) else {
         let message = match url.scheme.as_str() {
             "sqlite" => format!(
                 "an SQLite database of that relay has other tables than one of this: {by_hand}, for example sqlite with \
@@ -178,26 +184,47 @@ fn mysql(file: &mut File) -> Option<Mysql> {
         };
         file.note(DATABASE, "uri", message);
         return None;
-    }
+    };
     for (option, _) in &url.options {
         file.note(DATABASE, "uri", format!("its option {option} has no counterpart: not carried over"));
     }
-    if url.host == "localhost" && url.socket.is_none() {
+    if backend == "mysql" && url.host == "localhost" && url.socket.is_none() {
         let message = "localhost meant the database's socket, and is TCP port 3306 here: if the database does not listen \
                        there, write ?socket=/run/mysqld/mysqld.sock behind the url";
         file.note(DATABASE, "uri", message);
     }
-    Some(Mysql { url, cleartext, table, username, domain, password, ha1 })
+    if backend == "postgres" && url.user.is_none() {
+        file.note(
+            DATABASE,
+            "uri",
+            "names no user, which that relay took from the system: write one into the url",
+        );
+    }
+    if backend == "postgres" && url.socket.is_none() && url.ssl_mode.is_none() {
+        let message = "was encrypted if the server could, and is in clear here: write ?sslmode=verify-full behind the url, \
+                       and name the server's CA in auth.postgres.ca";
+        file.note(DATABASE, "uri", message);
+    }
+    Some(Database { backend, url, cleartext, table, username, domain, password, ha1 })
 }
 
-impl Mysql {
+/// The backend for the scheme of a URI, as SQLObject knows them.
+fn backend_of(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "mysql" => Some("mysql"),
+        "postgres" | "postgresql" | "psycopg" | "psycopg2" => Some("postgres"),
+        _ => None,
+    }
+}
+
+impl Database {
     pub(super) fn url(&self, secrets: Secrets) -> String {
-        self.url.write(secrets)
+        self.url.write(self.backend, secrets)
     }
 }
 
 impl Url {
-    /// As Python's `urlparse` takes it apart. `None` where it would not find a host and a database.
+    /// Parsed as Python's `urlparse` does. `None` where that finds no host or no database.
     fn parse(uri: &str) -> Option<Self> {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (scheme, rest) = uri.split_once(':')?;
@@ -213,10 +240,11 @@ impl Url {
             database: String::new(),
             options: Vec::new(),
             socket: None,
+            ssl_mode: None,
         };
-        if url.scheme != "mysql" {
+        let Some(backend) = backend_of(&url.scheme) else {
             return Some(url);
-        }
+        };
         let (authority, database) = rest.strip_prefix("//")?.split_once('/')?;
         let (login, place) =
             authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
@@ -234,8 +262,10 @@ impl Url {
         url.port = port;
         url.database = decode(database.trim_end_matches('/'));
         for (name, value) in query.split('&').filter_map(|option| option.split_once('=')) {
-            if name == "unix_socket" {
+            if backend == "mysql" && name == "unix_socket" || backend == "postgres" && name == "host" {
                 url.socket = Some(decode(value));
+            } else if backend == "postgres" && name == "sslmode" && SSL_MODES.contains(&value) {
+                url.ssl_mode = Some(value.to_owned());
             } else {
                 url.options.push((name.to_owned(), value.to_owned()));
             }
@@ -243,9 +273,9 @@ impl Url {
         (!url.database.is_empty()).then_some(url)
     }
 
-    fn write(&self, secrets: Secrets) -> String {
+    fn write(&self, backend: &str, secrets: Secrets) -> String {
         let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
-        let mut text = "mysql://".to_owned();
+        let mut text = format!("{backend}://");
         if let Some(user) = &self.user {
             text += &encode(user);
             if let Some(password) = &self.password {
@@ -261,7 +291,10 @@ impl Url {
         text.push('/');
         text += &encode(&self.database);
         if let Some(socket) = &self.socket {
-            text += &format!("?socket={socket}");
+            let option = if backend == "mysql" { "socket" } else { "host" };
+            text += &format!("?{option}={socket}");
+        } else if let Some(mode) = &self.ssl_mode {
+            text += &format!("?sslmode={mode}");
         }
         text
     }

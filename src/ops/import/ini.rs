@@ -1,8 +1,8 @@
-//! The file as its own reader takes it: Python's `configparser`, with the other relay's habits on top.
+//! Reads the file as its own reader does: Python's `configparser`, with the other relay's habits.
 //!
-//! Keys are compared with `-` read as `_` and are case-sensitive; `%%` stands for `%`; a section `[DEFAULT]` stands in
-//! for what a section lacks; there are no comments behind a value. A value of the wrong type counts as absent.
-//! Invariant: whatever is never asked for becomes a note.
+//! Keys are compared with `-` read as `_` and are case-sensitive; `%%` stands for `%`; a section `[DEFAULT]` gives the
+//! values that another section lacks; there are no comments after a value. A value of the wrong type counts as absent.
+//! Invariant: every key that is never asked for becomes a note.
 
 use std::collections::HashSet;
 
@@ -10,12 +10,12 @@ use ini::{Ini, ParseOption};
 
 use super::outcome::{ImportError, Note};
 
-/// Sections that the other relay reads for a backend of its own, which asks a network of servers for the accounts.
+/// Sections that the other relay reads for a backend of its own, which asks a network of servers for accounts.
 const NO_COUNTERPART: [&str; 2] = ["SIPThor", "ThorNetwork"];
 /// The section whose values all others inherit.
 const INHERITED: &str = "DEFAULT";
 
-/// A file, what has been asked of it, and what there is to say about it.
+/// A file, the keys that were asked for, and the notes about it.
 #[derive(Debug)]
 pub(super) struct File {
     sections: Vec<Section>,
@@ -28,7 +28,7 @@ struct Section {
     values: Vec<(String, String)>,
 }
 
-/// Names alone: any value may be a password.
+/// Only names: any value may be a password.
 impl std::fmt::Debug for Section {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.values.iter().map(|(key, _)| key).collect();
@@ -54,7 +54,7 @@ impl File {
                 .map(|(key, value)| (key.replace('-', "_"), value.replace("%%", "%")))
                 .collect(),
         });
-        // The parser begins with the part before the first section, which is empty in every file that works.
+        // The parser begins with the part before the first section, which is empty in every valid file.
         let sections = sections.filter(|section| !section.name.is_empty() || !section.values.is_empty());
         Ok(Self { sections: sections.collect(), asked: HashSet::new(), notes: Vec::new() })
     }
@@ -63,19 +63,20 @@ impl File {
         self.sections.iter().any(|there| there.name == section)
     }
 
-    /// What `key` says, empty or not.
+    /// The value of `key`, empty or not.
     pub(super) fn text(&mut self, section: &str, key: &str) -> Option<String> {
         let home = [section, INHERITED].into_iter().find(|name| self.value(name, key).is_some())?;
         self.asked.insert((home.to_owned(), key.to_owned()));
         self.value(home, key).map(str::to_owned)
     }
 
-    /// What `key` says, if that is anything: an empty text is how the other relay says "not set".
+    /// The value of `key`, unless it is empty: the other relay writes "not set" as an empty text.
     pub(super) fn set(&mut self, section: &str, key: &str) -> Option<String> {
         self.text(section, key).filter(|value| !value.is_empty())
     }
 
-    /// What `key` says to `read`; a value that says nothing counts as absent there, and here, and is noted.
+    /// The value of `key`, parsed by `read`. A value that fails counts as absent, as in the other relay, and becomes a
+    /// note.
     pub(super) fn read<T>(
         &mut self,
         section: &str,
@@ -94,7 +95,7 @@ impl File {
         read
     }
 
-    /// Everything of a section, the section itself being asked for as a whole.
+    /// All keys of a section, which is asked for as a whole.
     pub(super) fn all(&mut self, section: &str) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for there in self.sections.iter().filter(|there| there.name == section) {
@@ -106,7 +107,7 @@ impl File {
         all
     }
 
-    /// Takes a whole section as dealt with, with one word about it.
+    /// Marks a whole section as done, with one note about it.
     pub(super) fn leave_out(&mut self, section: &str, message: String) {
         if !self.all(section).is_empty() {
             self.notes.push(Note { key: section.to_owned(), message });
@@ -117,7 +118,7 @@ impl File {
         self.notes.push(Note { key: format!("{section}.{key}"), message: message.into() });
     }
 
-    /// Everything there is to say, what nobody asked for included.
+    /// All notes, including those about keys that were never asked for.
     pub(super) fn into_notes(self) -> Vec<Note> {
         let mut notes = self.notes;
         for section in &self.sections {
@@ -138,7 +139,7 @@ impl File {
         notes
     }
 
-    /// Of several values of one key the last counts.
+    /// Of several values of one key the last one counts.
     fn value(&self, section: &str, key: &str) -> Option<&str> {
         let values =
             self.sections.iter().filter(|there| there.name == section).flat_map(|there| &there.values);
@@ -160,7 +161,7 @@ pub(super) fn whole_number(value: &str) -> Option<i64> {
     value.parse().ok()
 }
 
-/// The parser speaks of what it expects, as programmers write it.
+/// The parser's message in words for an operator.
 fn words(message: &str) -> String {
     match message.starts_with("expecting") {
         true => "the line before is neither `[Section]` nor `key = value`".to_owned(),

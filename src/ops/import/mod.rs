@@ -1,12 +1,12 @@
 //! The INI file of the Python relay, turned into a config of ours.
 //!
-//! The other relay's rules are applied as it applies them: what it ignores or takes its default for is not carried
-//! over as if it had counted. Its defaults are written out where ours differ.
+//! The other relay's rules apply as in that relay: a value that it ignores, or replaces by its default, is not carried
+//! over. Its defaults are written out where ours differ.
 //!
 //! Invariants: every key of the file is either in the config or named in [`Imported::notes`]; no note and no `Debug`
-//! holds a password, nor any part of the database's URL; the config passes `check-config` once the certificate
-//! files exist, unless a note says what must be written by hand.
-//! Must not know: how our config is read. The tests of the command hold the two together.
+//! holds a password, or any part of the database's URL; the config passes `check-config` once the certificate files
+//! exist, unless a note says what must be written by hand. Must not know how our config is read. The command's tests
+//! compare the two.
 
 use std::path::Path;
 
@@ -26,14 +26,14 @@ use relay::Relay;
 pub struct Imported {
     relay: Relay,
     accounts: Accounts,
-    /// What was not carried over as it stands, in the order of the file's sections.
+    /// What was not carried over unchanged, in the order of the file's sections.
     pub notes: Vec<Note>,
 }
 
 /// Reads the other relay's config. `directory` is where the file is: relative paths in it begin there.
 ///
 /// # Errors
-/// If the text is no INI file, or another program's.
+/// If the text is not an INI file, or another program's.
 pub fn import(text: &str, directory: &Path) -> Result<Imported, ImportError> {
     let mut file = File::parse(text)?;
     if !file.has("Relay") {

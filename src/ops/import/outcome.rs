@@ -1,13 +1,13 @@
-//! What comes of an import beside the config: notes, or an error.
+//! The result of an import beside the config: notes, or an error.
 
 use std::fmt;
 
-/// One thing that was not carried over as it stands.
+/// One key or section that was not carried over unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Section and key, or a section alone.
+    /// Section and key, or only a section.
     pub key: String,
-    /// What became of it and why.
+    /// What happened to it, and why.
     pub message: String,
 }
 
@@ -20,9 +20,9 @@ impl fmt::Display for Note {
 /// Whether passwords are in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrets {
-    /// As they are: for a file that its owner alone can read.
+    /// As they are: for a file that only its owner can read.
     Written,
-    /// Replaced by a word that says so: for eyes and logs.
+    /// Replaced by a word that says so: for terminals and logs.
     LeftOut,
 }
 
@@ -34,12 +34,12 @@ pub enum ImportError {
         "line {line}: {message}: correct the line; the file must be one that the other relay starts with"
     )]
     NotIni {
-        /// Where, counted from 1.
+        /// The line, counted from 1.
         line: usize,
-        /// What the parser missed there.
+        /// What the parser expected there.
         message: String,
     },
-    /// There is nothing of the other relay in it.
+    /// It has no section of the other relay.
     #[error("has no section [Relay]: it is not the config.ini of that relay")]
     NotThatRelay,
 }

@@ -8,7 +8,7 @@ use rustls_pki_types::ServerName;
 use super::ini::{File, boolean, whole_number};
 
 const SECTION: &str = "Relay";
-/// Where that relay's own paths begin if not beside its config.
+/// Where the other relay looks for files that are not beside its config.
 const DIRECTORY: &str = "/etc/msrprelay";
 const PORT: u16 = 2855;
 /// Our bounds of a session's times, in seconds.
@@ -44,7 +44,7 @@ pub(super) struct Expires {
 pub(super) enum LogLevel {
     /// As the file says.
     Said(&'static str),
-    /// The other relay logs everything unless told otherwise; ours does not.
+    /// The other relay logs everything by default; ours does not.
     Unsaid,
 }
 
@@ -86,7 +86,7 @@ fn flag(file: &mut File, key: &str, default: bool) -> bool {
     file.read(SECTION, key, "yes or no", boolean).unwrap_or(default)
 }
 
-/// A number within our bounds, or the bound, which is told.
+/// A number within our bounds, or the bound, with a note.
 fn number(file: &mut File, key: &str, default: i64, (low, high): (i64, i64)) -> i64 {
     let value = file.read(SECTION, key, "a whole number", whole_number).unwrap_or(default);
     let bounded = value.clamp(low, high);

@@ -76,13 +76,17 @@ fn whatever_stands_in_a_password_arrives() {
 fn the_databases_url_is_taken_apart_and_put_together_again() {
     let of = |uri: &str| {
         let text = format!("[Relay]\ncertificate = a\nkey = b\n[Database]\nuri = {uri}\n");
-        yaml(&text)["auth"]["mysql"]["url"].as_str().map(str::to_owned)
+        let auth = &yaml(&text)["auth"];
+        auth[auth["backend"].as_str().unwrap()]["url"].as_str().map(str::to_owned)
     };
     let same = [
         "mysql://u:p@db/opensips",
         "mysql://u@db:3307/x",
         "mysql://db/x",
         "mysql://u:p@[2001:db8::1]:3306/x",
+        "postgres://u:p@db/opensips",
+        "postgres://u:p@db:5433/x",
+        "postgres://u:p@db/x?sslmode=verify-full",
     ];
     for uri in same {
         assert_eq!(of(uri).as_deref(), Some(uri));
@@ -93,6 +97,9 @@ fn the_databases_url_is_taken_apart_and_put_together_again() {
         ("mysql://u:%%70%%2f@db/x", "mysql://u:p%2F@db/x"),
         ("MySQL://u:p@/x", "mysql://u:p@localhost/x"),
         ("mysql://u:p@db/x?unix_socket=/run/my.sock&debug=1", "mysql://u:p@db/x?socket=/run/my.sock"),
+        ("postgresql://u:p@db/x", "postgres://u:p@db/x"),
+        ("psycopg2://u:a@b@db/x?sslmode=prefer&charset=utf8", "postgres://u:a%40b@db/x"),
+        ("postgres://u:p@/x?host=/run/postgresql", "postgres://u:p@localhost/x?host=/run/postgresql"),
     ];
     for (uri, url) in changed {
         assert_eq!(of(uri).as_deref(), Some(url), "{uri}");
@@ -101,7 +108,7 @@ fn the_databases_url_is_taken_apart_and_put_together_again() {
         "mysql://u:p@db",
         "mysql:u:p",
         "mysql://u:p@db:x/y",
-        "postgres://u:p@db/x",
+        "postgres://u:p@db",
         "sqlite:///x.db",
         "nonsense",
         "",
@@ -162,7 +169,7 @@ fn every_key_is_carried_over_or_named() {
         "Network.interface",
     ];
     assert_eq!(keys(odd), expected);
-    // What counts of it counts as it did there.
+    // Values that the other relay uses have the same effect here.
     let config = yaml(odd);
     assert_eq!(config["auth"]["log_failures"], true);
     assert_eq!(config["auth"]["max_attempts"], 1);

@@ -1,6 +1,6 @@
 //! The config as an operator would have written it.
 
-use super::accounts::{Accounts, LEFT_OUT, Mysql, User};
+use super::accounts::{Accounts, Database, LEFT_OUT, User};
 use super::outcome::{Note, Secrets};
 use super::relay::{LogLevel, Relay};
 
@@ -98,7 +98,7 @@ fn tls(page: &mut Page, relay: &Relay) {
     }
     page.gap();
     page.comment(
-        "certificate, key. The key must be readable by the user that the relay runs as, by nobody else.",
+        "certificate, key. The key must be readable by the user that the relay runs as, and by no other user.",
     );
     page.line("tls:");
     for (key, path) in [("certificate", &relay.certificate), ("key", &relay.key)] {
@@ -112,19 +112,21 @@ fn auth(page: &mut Page, relay: &Relay, accounts: &Accounts, secrets: Secrets) {
     page.gap();
     page.comment("backend, and who may use the relay.");
     page.line("auth:");
-    let backend = if matches!(accounts, Accounts::Mysql(_)) { "mysql" } else { "memory" };
+    let backend = if let Accounts::Database(database) = accounts { database.backend } else { "memory" };
     page.line(&format!("  backend: {backend}"));
     page.line("  # auth_challenge_expiration_time, max_auth_attempts, log_failed_auth.");
     page.line(&format!("  challenge_lifetime: {}s", relay.challenge_seconds));
     page.line(&format!("  max_attempts: {}", relay.max_attempts));
     page.line(&format!("  log_failures: {}", relay.log_failures));
     if !relay.tls {
-        page.line("  # debug_notls: without this nobody could authenticate over plain TCP. For tests only.");
+        page.line(
+            "  # debug_notls: without this no client could authenticate over plain TCP. For tests only.",
+        );
         page.line("  insecure_plain: true");
     }
     match accounts {
         Accounts::Memory(users) => memory(page, users, secrets),
-        Accounts::Mysql(database) => mysql(page, database, secrets),
+        Accounts::Database(found) => database(page, found, secrets),
         Accounts::Nowhere => memory(page, &[], secrets),
     }
 }
@@ -142,9 +144,9 @@ fn memory(page: &mut Page, users: &[User], secrets: Secrets) {
     }
 }
 
-fn mysql(page: &mut Page, database: &Mysql, secrets: Secrets) {
+fn database(page: &mut Page, database: &Database, secrets: Secrets) {
     page.line("  # Database: uri, subscriber_table, username_col, domain_col, cleartext_passwords, password_col, ha1_col.");
-    page.line("  mysql:");
+    page.line(&format!("  {}:", database.backend));
     page.line(&format!("    url: {}", quoted(&database.url(secrets))));
     page.line(&format!("    table: {}", quoted(&database.table)));
     page.line(&format!("    username_column: {}", quoted(&database.username)));
@@ -158,7 +160,7 @@ fn sessions(page: &mut Page, relay: &Relay) {
     page.gap();
     page.comment(
         "session_expiration_time_minimum, _default, _maximum. A client that asks for Expires is held to it here; the \
-         other relay answered with it and never ended a session. Whoever does not ask stays as long as the connection.",
+         other relay answered with it and never ended a session. A session without Expires lasts as long as its connection.",
     );
     page.line("sessions:");
     page.line(&format!("  expires_min: {}s", relay.expires.min));
@@ -177,7 +179,7 @@ fn outbound(page: &mut Page) {
     page.line("#  allow: [\"10.0.0.0/8\"]");
 }
 
-/// A double-quoted scalar: what JSON calls a string is one in YAML.
+/// A double-quoted scalar: every JSON string is one in YAML.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -209,7 +211,7 @@ impl Page {
     fn wrapped(&mut self, first: &str, further: &str, words: &str) {
         let mut line = first.to_owned();
         let mut empty = true;
-        // Whatever a file says must not end the comment it is told in.
+        // Text from the file must not end the comment that quotes it.
         for word in words.split_whitespace() {
             if !empty && line.chars().count() + 1 + word.chars().count() > COLUMNS {
                 self.line(line.trim_end());

@@ -1,6 +1,6 @@
-//! Which form of the figures a request asks for (RFC 9110, 12.5.1).
+//! The form of the metrics that a request asks for (RFC 9110, 12.5.1).
 //!
-//! Invariant: whatever stands in `Accept`, there is an answer: the text format that every reader knows.
+//! Invariant: every `Accept` gets an answer: by default the text format, which every reader knows.
 
 /// A form of the figures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,7 +12,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// What `Accept` likes best; OpenMetrics if it is named and liked as much as the other.
+    /// The form that `Accept` prefers; OpenMetrics if it is named and preferred equally.
     pub(super) fn wanted(accept: &str) -> Self {
         let ranges: Vec<_> = accept.split(',').filter_map(Range::parse).collect();
         let liked = |kinds: &[&str], versions: &[&str]| {
@@ -42,7 +42,7 @@ impl<'a> Range<'a> {
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             match name.trim().to_ascii_lowercase().as_str() {
                 "version" => range.version = Some(value.trim().trim_matches('"')),
-                // One that makes no sense is as good as none.
+                // A nonsensical quality counts as missing.
                 "q" => range.quality = value.trim().parse().ok().filter(|q| (0.0..=1.0).contains(q))?,
                 _ => {}
             }

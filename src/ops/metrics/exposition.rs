@@ -1,8 +1,8 @@
-//! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
+//! The metrics as text, in both formats that Prometheus reads: OpenMetrics, and its older one, made from that.
 //!
-//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares; label
-//! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
-//! cores has a label for them; everything else is one figure for the process.
+//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares;
+//! label values come from fixed lists, the config and the number of cores, never from peers. Figures worth comparing
+//! between cores have a label for the core; all others are one figure for the process.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::accept::Form;
 use super::process::Process;
 use crate::telemetry::{LOOK_UP_SECONDS, LookUpEnd, LookUps, Observed, Snapshot};
 
-/// What does not change while the relay runs, but for a reload.
+/// Facts that change only with a reload.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The certificates in force.
@@ -33,11 +33,11 @@ pub struct Facts {
 pub struct Certificate {
     /// Where it was read.
     pub path: String,
-    /// When the first of its chain ends to be valid, in seconds since 1970.
+    /// When the first certificate of its chain expires, in seconds since 1970.
     pub expires: i64,
 }
 
-/// Everything that is shown, of one moment.
+/// Everything that is shown, at one moment.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) observed: Observed,
@@ -61,8 +61,8 @@ pub(super) fn text(seen: Seen, form: Form) -> Result<String, fmt::Error> {
     })
 }
 
-/// OpenMetrics as the text format 0.0.4, in which a counter's description names it as its samples do, and there is no
-/// end mark.
+/// OpenMetrics as the text format 0.0.4, where a counter has the same name in its description and its samples, and
+/// there is no end mark.
 fn older(text: &str) -> String {
     let counters = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
     let counters: HashSet<&str> = counters.collect();
@@ -125,7 +125,7 @@ impl Seen {
         )?;
         page.gauge(
             "msrprelay_predecessor_sessions",
-            "Sessions of the process before this one, which drains after an upgrade; 0 when it has ended.",
+            "Sessions of the predecessor, which drains after an upgrade; 0 when it has ended.",
             one(self.observed.predecessor_sessions),
         )?;
         let certificates = self.facts.certificates.iter();
@@ -169,13 +169,18 @@ impl Seen {
         )
     }
 
-    /// What is worth comparing between cores.
+    /// The figures worth comparing between cores.
     fn cores(&self, page: &mut Page<'_>) -> fmt::Result {
         let cores = || self.observed.cores.iter().enumerate();
         let each = |value: fn(&Snapshot) -> u64| cores().map(move |(core, seen)| (of(core), value(seen)));
-        let gauges: [OfCore; 6] = [
+        let gauges: [OfCore; 7] = [
             ("core_up", "1 while the core's thread runs, 0 while it rests after a panic.", |core| core.up),
             ("connections", "Connections open now, accepted and dialled.", |core| core.connections_open),
+            (
+                "websocket_connections",
+                "Connections open now on listeners that speak WebSocket; part of msrprelay_connections.",
+                |core| core.websocket_open,
+            ),
             ("sessions", "Sessions open now.", |core| core.sessions_open),
             (
                 "queue_bytes",
@@ -190,7 +195,7 @@ impl Seen {
         for (name, help, value) in gauges {
             page.gauge(&format!("msrprelay_{name}"), help, each(value))?;
         }
-        let counters: [OfCore; 5] = [
+        let counters: [OfCore; 6] = [
             ("core_restarts", "Times the core was started again after a panic.", |core| core.core_restarts),
             (
                 "core_heartbeats",
@@ -200,6 +205,11 @@ impl Seen {
             ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),
+            (
+                "sessions_moved",
+                "Sessions that came from another core, to the session that they are bound to.",
+                |core| core.sessions_moved,
+            ),
         ];
         for (name, help, value) in counters {
             page.counter(&format!("msrprelay_{name}"), help, each(value))?;
@@ -221,7 +231,7 @@ impl Seen {
         };
         page.counter(
             "msrprelay_chunks",
-            "Chunks received and sent on, counted at their end.",
+            "Chunks received and sent on, the pieces of one that was cut each for itself, counted at their head.",
             both(|core| [core.chunks_in, core.chunks_out], "direction", ["in", "out"]),
         )?;
         page.counter(
@@ -267,9 +277,9 @@ impl Seen {
     }
 }
 
-/// What clients and peers do.
+/// The figures about clients and peers.
 fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
-    // What is refused is told apart by its code; 401 stands for credentials that are wrong.
+    // Refusals are counted by code; 401 means wrong credentials.
     let refused = all.auth_refused().map(|(code, times)| {
         let outcome = match code {
             Some(400) => "malformed",
@@ -311,6 +321,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
             .map(|(kind, links)| (label("kind", kind), links)),
     )?;
     page.counter(
+        "msrprelay_sessions_stayed",
+        "Sessions whose other side is a session on another core, and that did not move there; the label says why.",
+        all.sessions_stayed().map(|(why, times)| (label("reason", why.as_str()), times)),
+    )?;
+    page.counter(
         "msrprelay_connections_moved",
         "Connections that went to where the session lives that their first request names: another core, or another process \
          during an upgrade.",
@@ -335,10 +350,26 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         "TLS that ended in an error, during the handshake or after it.",
         [("handshake", all.tls_handshake_failures), ("records", all.tls_record_failures)]
             .map(|(phase, times)| (label("phase", phase), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_requests",
+        "Requests for an upgrade to WebSocket, by what came of them.",
+        [("upgraded", all.websocket_upgrades), ("refused", all.websocket_refusals)]
+            .map(|(outcome, times)| (label("outcome", outcome), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_pings_unanswered",
+        "WebSocket clients given up because they answered no ping.",
+        one(all.websocket_pings_unanswered),
     )
 }
 
 fn look_ups(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
+    page.counter(
+        "msrprelay_credentials",
+        "Credentials of auth.shared_secrets that clients showed, by what became of them.",
+        all.credentials().map(|(end, times)| (label("outcome", end.as_str()), times)),
+    )?;
     let both = [("accounts", all.look_ups()), ("names", all.resolves())];
     page.counter(
         "msrprelay_lookups",
@@ -360,7 +391,7 @@ fn look_ups(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
 
 // -- the page --------------------------------------------------------------------------------------
 
-/// A figure of one core: its name, its help text, where it is found.
+/// A figure of one core: its name, its help text, and its counter.
 type OfCore = (&'static str, &'static str, fn(&Snapshot) -> u64);
 
 type Labels = Vec<(&'static str, String)>;
@@ -378,12 +409,12 @@ fn one(value: u64) -> [(Labels, u64); 1] {
     [(Vec::new(), value)]
 }
 
-/// Exact for a hundred days of nanoseconds; after that some are lost.
+/// Exact for a hundred days in nanoseconds; beyond that some precision is lost.
 fn seconds(value: u64, per_second: f64) -> f64 {
     value as f64 / per_second
 }
 
-/// What is being written.
+/// The page being written.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {

@@ -1,11 +1,11 @@
-//! The relay's figures over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever watches over it.
+//! The relay's metrics over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for monitors.
 //!
-//! It has a thread of its own, and not the control plane's: a look-up that hangs is what somebody wants to see here.
-//! It reads what the cores have published and asks nothing of them.
+//! It has a thread of its own, not the control plane's: the metrics must show a hanging look-up. It reads what the
+//! cores have published and asks them nothing.
 //!
-//! Invariants: whoever connects gets one answer and no more time than [`ANSWER_TIMEOUT`], [`CONNECTIONS_MAX`] at a time;
-//! no request changes anything; neither users nor sessions are named.
-//! Must not know: where the figures come from.
+//! Invariants: every connection gets one answer and no more time than [`ANSWER_TIMEOUT`], [`CONNECTIONS_MAX`] at a
+//! time; no request changes anything; the metrics name no users and no sessions. Must not know where the figures come
+//! from.
 
 mod accept;
 mod exposition;
@@ -37,17 +37,17 @@ use crate::telemetry::{Observed, PUBLISHED_EVERY, Site, Source, gated, lines_sup
 use accept::Form;
 pub use exposition::{Certificate, Facts};
 
-/// Requests at a time; whoever comes then is not answered.
+/// Requests at a time; further connections get no answer.
 pub const CONNECTIONS_MAX: usize = 16;
-/// For a request to come and its answer to be taken.
+/// How long a request and its answer may take together.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the head of a request to come.
+/// How long the head of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a request's head; hyper's own least.
+/// Bytes of a request's head; the smallest value that hyper allows.
 const HEAD_BYTES_MAX: usize = 8 << 10;
-/// How long accepting rests when it fails, as for want of descriptors.
+/// How long accepting rests after a failure, such as a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A core that has not published for so long is stuck. It does so four times a second.
+/// A core that has not published for so long is stuck. A live one publishes four times a second.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 const OPENMETRICS: HeaderValue =
@@ -55,26 +55,26 @@ const OPENMETRICS: HeaderValue =
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// An address that is listened on, before there is anything to show.
+/// A listening address, before there is anything to show.
 #[derive(Debug)]
 pub struct Place(TcpListener);
 
 impl Place {
-    /// Listens. Whoever connects waits until there is something to show.
+    /// Listens. Connections wait until there is something to show.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If the address cannot be listened on.
     pub fn listen(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(Self(listener))
     }
 
-    /// Begins to answer, until the endpoint is dropped. `observe` tells what there is to see, `lines_dropped` how many
-    /// lines the log has lost.
+    /// Begins to answer, until the endpoint is dropped. `observe` returns the figures, `lines_dropped` how many lines
+    /// the log has lost.
     ///
     /// # Errors
-    /// If there is no thread to be had.
+    /// If no thread can be started.
     pub fn serve(
         self,
         facts: Facts,
@@ -112,7 +112,7 @@ pub struct Endpoint {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the endpoint is told. No data core comes near it.
+/// What the endpoint reads. No data core touches it.
 #[derive(Debug)]
 struct Shared {
     facts: Mutex<Facts>,
@@ -120,7 +120,7 @@ struct Shared {
 }
 
 impl Endpoint {
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -131,7 +131,7 @@ impl Endpoint {
         *self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
-    /// The relay takes no more clients: `/readyz` says so from now on.
+    /// The relay accepts no more clients: `/readyz` says so from here on.
     pub fn draining(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
     }
@@ -140,7 +140,7 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // If it panicked it has said so.
+        // A thread that panicked has logged it.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -168,14 +168,14 @@ async fn serve(listener: tokio::net::TcpListener, show: Rc<Show>, mut stopped: o
                 Ok((stream, _)) if answering.len() < CONNECTIONS_MAX => {
                     let show = Rc::clone(&show);
                     answering.spawn_local(async move {
-                        // Too slow, or not HTTP: there is nobody to tell.
+                        // Too slow, or not HTTP: there is no one to answer.
                         let _ = tokio::time::timeout(ANSWER_TIMEOUT, answer(stream, show)).await;
                     });
                 }
                 Ok(_) => tracing::debug!("Too many ask for the metrics at once"),
                 Err(error) => {
                     let reason = tracing::field::display(&error);
-                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "Nobody can ask for the metrics for now");
+                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "The metrics cannot be served for now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -261,7 +261,7 @@ impl Show {
         if troubles.is_empty() { Ok(()) } else { Err(troubles) }
     }
 
-    /// Whether it is worth a client's while to come.
+    /// Whether clients should connect.
     fn readiness(&self) -> Result<(), String> {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err("draining".to_owned());
@@ -273,7 +273,7 @@ impl Show {
     }
 }
 
-/// What a request asks for.
+/// The form that a request asks for.
 fn form(headers: &HeaderMap) -> Form {
     let accept: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     Form::wanted(&accept.join(","))
@@ -293,7 +293,7 @@ fn response(status: StatusCode, kind: HeaderValue, text: String) -> Response<Ful
     response
 }
 
-/// When each core was last seen to have published.
+/// When each core was last seen to publish.
 #[derive(Debug, Default)]
 struct Pulse {
     seen: Vec<(u64, Instant)>,

@@ -1,4 +1,4 @@
-//! What the kernel says of this process. What it does not say is left out.
+//! The kernel's figures of this process. Unknown ones are left out.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(super) fn read() -> Process {
         cpu: seconds.zip(nanoseconds).map(|(seconds, nanoseconds)| Duration::new(seconds, nanoseconds)),
         resident_bytes: field(&status, "VmRSS:").map(|kib| kib * 1024),
         threads: field(&status, "Threads:"),
-        // One of them is that of the directory.
+        // One of them is the directory's own.
         open_fds: fs::read_dir("/proc/self/fd").ok().map(|all| all.count().saturating_sub(1) as u64),
         max_fds: rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(soft, _)| soft),
     }

@@ -1,4 +1,4 @@
-//! How a connection comes up: the first flight of TLS, its end, what a certificate has proven, and what went wrong.
+//! How a connection comes up: the first TLS flight, the end of the handshake, a proven certificate, and failures.
 
 use std::rc::Rc;
 
@@ -10,8 +10,7 @@ use crate::telemetry::{Site, Source, gated};
 use msrp_relay_core::{Holder, Input, ProvenNames, Target};
 use msrp_tls::trust::{Asker, TlsFault, shown_names};
 
-/// Bytes as received become bytes as sent by the peer, behind the `rest` that was left over. Returns how many of them
-/// were used.
+/// Decrypts received bytes, and appends them to the `rest` that was left over. Returns how many were used.
 pub(super) fn decrypt(link: &Link, bytes: &mut [u8], rest: &[u8]) -> (usize, Result<Vec<u8>, TlsError>) {
     let mut plain = pool::take(rest.len() + bytes.len());
     plain.extend_from_slice(rest);
@@ -36,13 +35,14 @@ pub(super) fn begin(conn: &Conn) -> Result<(), TlsError> {
     }
 }
 
-/// TLS may have something to send, and may have just become ready. A plain connection is up at once.
+/// TLS may have something to send, and may just have become ready. A plain connection is up at once.
 pub(super) fn go_on(core: &Rc<Shared>, conn: &Conn) {
     if !conn.link.tls_out.borrow().is_empty() {
         conn.writing.wake();
     }
     let before = conn.phase.get();
-    let is_ready = conn.link.tls.as_ref().is_none_or(|tls| tls.borrow().handshake_done());
+    let has_keys = conn.link.tls.as_ref().is_none_or(|tls| tls.borrow().handshake_done());
+    let is_ready = has_keys && conn.link.websocket.as_ref().is_none_or(|websocket| websocket.is_open());
     if !is_ready || before.is_up() {
         return;
     }
@@ -71,14 +71,14 @@ fn count(core: &Shared, conn: &Conn) {
     tracing::debug!(address = %conn.address(), agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
 }
 
-/// Tells the relay if a relay is at the other end, before anything that has come from there. `proven`: its names, where
+/// Tells the relay about a relay at the other end, before anything that has come from there. `proven`: its names, if
 /// another process has seen the proof.
 pub(super) fn identify(core: &Rc<Shared>, conn: &Conn, proven: Option<ProvenNames>) {
     let (peer, address) = (conn.key, conn.address());
     let names = match conn.link.tls.as_ref().map(|tls| tls.borrow().peer().clone()) {
         None | Some(Client::Unknown) => proven,
         Some(Client::Relay(names)) => ProvenNames::new(names),
-        // As a rule an endpoint with a certificate of its own making.
+        // Usually an endpoint with a self-made certificate.
         Some(Client::Other(why)) if matches!(*why, NotARelay::UnknownIssuer | NotARelay::Unusable) => {
             tracing::debug!(%address, reason = %why, "The client is not taken for a relay");
             None
@@ -96,7 +96,7 @@ pub(super) fn identify(core: &Rc<Shared>, conn: &Conn, proven: Option<ProvenName
     }
 }
 
-/// Says that a connection which we opened has ended instead of TLS beginning.
+/// Logs that a connection which we opened has ended before TLS began.
 pub(super) fn log_silence(target: &Target, Holder { session, user }: Holder, why: &str) {
     let (host, port, is_relay) = (&target.host, target.port, target.relay);
     let fault = TlsFault::Silent(format!("it has closed the connection instead of shaking hands: {why}"));
@@ -110,7 +110,7 @@ pub(super) fn log_silence(target: &Target, Holder { session, user }: Holder, why
     );
 }
 
-/// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
+/// Logs what went wrong with TLS on a connection that we opened, and whose certificate caused it, if one did.
 pub(super) fn log_failure(target: &Target, Holder { session, user }: Holder, error: &TlsError) {
     let (host, port, is_relay) = (&target.host, target.port, target.relay);
     let (site, source, reason) = (Site::NextHop, Source::of(host), error.explained());

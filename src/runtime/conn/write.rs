@@ -1,21 +1,22 @@
-//! The writer of a connection: one flush of the relay's at a time, encrypted and written in one piece.
+//! The writer of a connection: takes one flush of the relay at a time, encrypts it and writes it.
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::deadline::Deadline;
 use futures_lite::future;
 use msrp_tls::records;
 
 use super::super::core::{Conn, Shared};
+use super::websocket::Messages;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::parser::Parser;
 use msrp_relay_core::{Limit, OutBatch, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection that is to be closed may take to accept what is still queued for it.
+/// How long a closing connection may take to accept its remaining queue.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The writing task of a connection.
@@ -29,9 +30,9 @@ pub(super) struct Writer {
 enum Next {
     /// The next one, if there is any.
     Flush,
-    /// The end: nothing more is to be written.
+    /// The end: everything is written.
     Finish,
-    /// The end: TLS can encrypt no more, and what is queued cannot be sent.
+    /// The end: TLS cannot encrypt any more, and the queue cannot be sent.
     Broken,
 }
 
@@ -69,10 +70,17 @@ impl Writer {
         }
     }
 
-    /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
+    /// Fills `out` with what may be sent: first TLS's own bytes, then one flush of the relay.
     fn next_flush(&self, out: &mut Vec<u8>) -> Next {
         let (core, conn) = (&self.core, &*self.conn);
         out.append(&mut conn.link.tls_out.borrow_mut());
+        if let Some(websocket) = conn.link.websocket.as_ref().filter(|_| conn.is_up()) {
+            let mut frames = Vec::new();
+            websocket.write_control(Instant::now() + core.config().websocket.ping_interval, &mut frames);
+            if !frames.is_empty() && conn.link.encrypt(&frames, out).is_err() {
+                return Next::Broken;
+            }
+        }
         let is_traced = !conn.watchers.is_empty();
         let in_between = is_traced && core.with_relay(|relay| relay.is_between_frames(conn.key));
         let trace = |flush: &OutBatch| {
@@ -80,20 +88,36 @@ impl Writer {
                 conn.watchers.sent(flush, in_between, || Parser::new(core.config().limits.parser()));
             }
         };
+        let comes_up_by_itself = conn.link.tls.is_none() && conn.link.websocket.is_none();
+        if !comes_up_by_itself && !conn.is_up() {
+            return if conn.is_ending() { Next::Finish } else { Next::Flush };
+        }
+        let is_framed = conn.link.websocket.is_some();
         let Some(tls) = &conn.link.tls else {
             return next(core.next_flush(conn.key, |flush, _| {
                 trace(flush);
-                flush.parts().for_each(|part| out.extend_from_slice(part));
+                match is_framed {
+                    true => {
+                        let messages = Messages::of(flush);
+                        messages.parts(flush).into_iter().for_each(|part| out.extend_from_slice(part));
+                    }
+                    false => flush.parts().for_each(|part| out.extend_from_slice(part)),
+                }
             }));
         };
-        if !conn.is_up() {
-            return if conn.is_ending() { Next::Finish } else { Next::Flush };
-        }
         let mut is_broken = false;
         let state = core.next_flush(conn.key, |flush, seam| {
             trace(flush);
             let mut tls = tls.borrow_mut();
-            if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
+            let encrypt = |record: &[u8]| tls.encrypt(record, out);
+            let written = match is_framed {
+                true => {
+                    let messages = Messages::of(flush);
+                    records::cut(messages.parts(flush).into_iter(), seam, encrypt)
+                }
+                false => records::cut(flush.parts(), seam, encrypt),
+            };
+            if let Err(error) = written {
                 let (address, source) = (conn.address(), Source::address(conn.address().ip()));
                 gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
                 is_broken = true;
@@ -102,8 +126,8 @@ impl Writer {
         if is_broken { Next::Broken } else { next(state) }
     }
 
-    /// Writes one flush. A peer that takes nothing for `limits.write_timeout` is given up (norm S14); one
-    /// that is being closed gets only so long for all that is left.
+    /// Writes one flush. Gives up a peer that takes nothing for `limits.write_timeout` (req S14). A closing connection
+    /// gets only so long for all that is left.
     async fn write_flush(&self, mut out: &[u8]) -> io::Result<()> {
         while !out.is_empty() {
             let stalled = async {
@@ -128,10 +152,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Everything is written: close in order, so that no tail is cut off by a reset.
+    /// Everything is written: closes in order, so that no reset cuts off the last bytes.
     async fn finish(&self) {
         let link = &self.conn.link;
         let mut farewell = Vec::new();
+        if let Some(websocket) = &link.websocket {
+            let mut close = Vec::new();
+            websocket.write_close(&mut close);
+            // Without keys the peer cannot be told.
+            let _ = link.encrypt(&close, &mut farewell);
+        }
         if let Some(tls) = &link.tls {
             tls.borrow_mut().close_notify(&mut farewell);
         }

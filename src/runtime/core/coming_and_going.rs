@@ -1,7 +1,7 @@
 //! How connections come to a core and leave it.
 //!
-//! Invariants: the relay hears of the end of a connection once, and only then is its slot free; a connection that moves
-//! to another core has been counted out here before it is counted in there.
+//! Invariants: the relay hears of the end of a connection once, and only after that is its slot free; a connection that
+//! moves to another core is counted out here before it is counted in there.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::shared::Shared;
 use msrp_relay_core::{CloseReason, Input, PeerKey};
 
 impl Shared {
-    /// Where a connection leads to.
+    /// The address of a connection's peer.
     pub(crate) fn address_of(&self, peer: PeerKey) -> Option<SocketAddr> {
         self.conns.get(peer).map(|conn| conn.address())
     }
@@ -20,6 +20,7 @@ impl Shared {
     pub(crate) fn enter(&self, conn: &Rc<Conn>) {
         self.conns.insert(conn);
         self.counters.connections_open.add(1);
+        self.counters.websocket_open.add(u64::from(conn.link.websocket.is_some()));
     }
 
     pub(super) fn close(&self, peer: PeerKey, reason: CloseReason) {
@@ -27,21 +28,24 @@ impl Shared {
         tracing::debug!(address, reason = reason.as_str(), "Closing connection");
         self.dials.give_up(peer);
         if let Some(conn) = self.conns.get(peer) {
+            if let Some(websocket) = &conn.link.websocket {
+                websocket.close_because(reason);
+            }
             conn.close();
         }
     }
 
-    /// Ends a connection at once: nothing more is written, and the peer is not waited for.
+    /// Ends a connection at once: writes nothing more, and does not wait for the peer.
     pub(super) fn abort(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
         tracing::debug!(?peer, reason = reason.as_str(), "Aborting connection");
         if let Some(conn) = self.conns.get(peer) {
-            // It fails only if the peer is gone already.
+            // Fails only if the peer is gone already.
             let _ = conn.link.socket.reset_when_closed();
             self.lose(&conn);
         }
     }
 
-    /// A connection is over; its tasks hold it for as long as they need it.
+    /// A connection has ended; its tasks hold it for as long as they need it.
     pub(crate) fn lose(self: &Rc<Self>, conn: &Conn) {
         if conn.end() {
             // A task that is still waiting sees the end.
@@ -50,22 +54,35 @@ impl Shared {
         }
     }
 
-    /// The same for a connection that goes on elsewhere.
+    /// The same for a connection that another core or process continues with.
     pub(crate) fn let_go(self: &Rc<Self>, conn: &Conn) {
         if conn.end() {
             self.leave(conn);
         }
     }
 
-    /// Counts a connection out.
-    fn leave(self: &Rc<Self>, conn: &Conn) {
+    /// The same for one that the relay has given away itself, and that has no end.
+    pub(crate) fn see_off(&self, conn: &Conn) {
+        if conn.end() {
+            self.count_out(conn);
+            self.conns.remove(conn.key);
+        }
+    }
+
+    fn count_out(&self, conn: &Conn) {
         self.counters.connections_open.sub(1);
+        self.counters.websocket_open.sub(u64::from(conn.link.websocket.is_some()));
+    }
+
+    /// A connection has left in whatever way: the relay hears that, too.
+    fn leave(self: &Rc<Self>, conn: &Conn) {
+        self.count_out(conn);
         let peer = conn.key;
         let input = match conn.phase.get() {
             Phase::Dialling { .. } => Input::DialFailed { peer },
             Phase::Accepting { .. } | Phase::Up { .. } => Input::Lost { peer },
         };
-        // What the relay has to say of its end still finds its address.
+        // The relay's events about its end still find its address.
         self.feed([input]);
         self.conns.remove(peer);
     }

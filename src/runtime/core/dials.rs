@@ -1,7 +1,7 @@
-//! The next hops that the relay wants connected to.
+//! The next hops that the relay wants a connection to.
 //!
-//! Invariants: a dial ends once; its slot is taken until it does.
-//! Must not know: how one dials (see [`dial`](crate::runtime::dial)).
+//! Invariants: a dial ends once; its slot is taken until then. Must not know how dialling works (see
+//! [`dial`](crate::runtime::dial)).
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -10,14 +10,14 @@ use std::rc::Rc;
 use crate::runtime::tasks::Event;
 use msrp_relay_core::{PeerKey, Target, Who};
 
-/// A next hop that is to be connected to.
+/// A next hop to connect to.
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) peer: PeerKey,
     pub(crate) target: Target,
-    /// On whose behalf.
+    /// The user in whose turn it is.
     pub(crate) who: Who,
-    /// Happens when the relay gives it up.
+    /// Notified when the relay gives it up.
     pub(crate) given_up: Rc<Event>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Dial {
 pub(crate) struct Dials {
     waiting: RefCell<VecDeque<Dial>>,
     asked: Event,
-    /// Those not ended, and how to end them.
+    /// The dials under way, and how to end them.
     under_way: RefCell<HashMap<PeerKey, Rc<Event>>>,
 }
 

@@ -1,21 +1,21 @@
 //! The relay of one core.
 //!
-//! Invariants: the relay is borrowed in this file alone, for one step, and never across an await; what the relay asks
-//! for is applied in the order in which it was asked. The functions here are all the ways in to the relay.
-//! Must not know: how an effect is applied.
+//! Invariants: only this file borrows the relay, for one step, and never across an await; effects are applied in the
+//! order in which the relay asked for them. Every access to the relay goes through the functions here. Must not know
+//! how an effect is applied.
 
 use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use msrp_relay_core::{CoreId, Effect, Message, OutBatch, PeerKey, Relay, WriteState};
 
-/// The relay, and the buffers that it is polled with.
+/// The relay, and the buffers to poll it with.
 #[derive(Debug)]
 pub(super) struct Drive {
     relay: RefCell<Relay>,
     applying: Cell<bool>,
     batch: RefCell<OutBatch>,
-    /// For records that are made of several parts.
+    /// For records with several parts.
     seam: RefCell<Vec<u8>>,
 }
 
@@ -39,7 +39,7 @@ impl Drive {
         feed(&mut self.relay.borrow_mut(), Instant::now())
     }
 
-    /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
+    /// Gives `write` one flush for a connection, and a buffer for as long as it needs one.
     pub(super) fn flush(&self, peer: PeerKey, write: impl FnOnce(&OutBatch, &mut Vec<u8>)) -> WriteState {
         let mut batch = self.batch.borrow_mut();
         let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch);
@@ -50,15 +50,15 @@ impl Drive {
         state
     }
 
-    /// Takes what is for other cores and hands it to `send`.
+    /// Takes the messages for other cores and gives them to `send`.
     pub(super) fn send_messages(&self, send: impl Fn(CoreId, Vec<Message>)) {
         while let Some((core, messages)) = self.next_messages() {
             send(core, messages);
         }
     }
 
-    /// Applies what the relay asks for, unless that is under way. An effect may feed the relay again before it returns,
-    /// for a task runs as soon as it is spawned. What comes of that waits behind the effects that are due already: a
+    /// Applies the relay's effects, unless that is under way. An effect may feed the relay again before it returns,
+    /// because a task runs as soon as it is spawned. The effects of that wait behind those that are due already: a
     /// resume must not overtake the pause before it.
     pub(super) fn apply_effects(&self, mut apply: impl FnMut(Effect)) {
         if self.applying.replace(true) {
@@ -70,7 +70,7 @@ impl Drive {
         self.applying.set(false);
     }
 
-    // The relay must not be borrowed while what it asked for is applied, so these end the borrow.
+    // The relay must not be borrowed while its effects are applied, so these end the borrow.
 
     fn next_messages(&self) -> Option<(CoreId, Vec<Message>)> {
         self.relay.borrow_mut().poll_messages()

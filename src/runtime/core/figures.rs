@@ -1,4 +1,4 @@
-//! What a core publishes of itself: the relay's counts, the thread's time, its queues and buffers.
+//! A core's published figures: the relay's counters, the thread's time, its queues and buffers.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::runtime::pool::{self, Taken};
 use crate::telemetry::Counters;
 use msrp_relay_core::Stats;
 
-/// What has been published.
+/// The figures published so far.
 #[derive(Debug)]
 pub(super) struct Figures {
     stats: RefCell<Stats>,
     used: Cell<Used>,
-    /// This core's own, to be measured.
+    /// The core's own inbox, to measure it.
     inbox: Receiver<Delivery>,
 }
 
-/// What a core's thread has used since it began.
+/// The thread's use so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Used {
     cpu: Duration,
@@ -51,7 +51,7 @@ impl Figures {
         counters.inbox_waiting.set(self.inbox.len() as u64);
     }
 
-    /// The core is over: nothing of it is open any more, and nothing waits.
+    /// The core has ended: it has nothing open any more, and nothing waits.
     pub(super) fn end(&self, counters: &Counters) {
         counters.sessions_open.sub(self.stats.borrow().sessions_open());
         for gauge in [

@@ -1,6 +1,6 @@
-//! What the tasks of one core share: the relay, the connections, the settings, the ways to the outside.
+//! What the tasks of one core share: the relay, the connections, the settings, the channels to the outside.
 //!
-//! What can be done with it stands in the files beside this one.
+//! The files beside this one have the functions.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use super::conns::Conns;
 use super::dials::Dials;
 use super::drive::Drive;
 use super::figures::Figures;
+use super::pings::Pings;
 use crate::control::ControlHandle;
 use crate::runtime::mesh::{Delivery, Mesh};
 use crate::runtime::settings::CoreConfig;
@@ -24,13 +25,12 @@ use crate::runtime::upgrade::Generations;
 use crate::telemetry::Counters;
 use msrp_relay_core::{CoreId, Relay, Transport};
 
-/// One read: large enough that several TLS records come with one system call, small enough to stay
-/// in cache.
+/// One read: large enough that several TLS records come with one system call, small enough to stay in cache.
 const READ_BYTES: usize = 64 << 10;
-/// An incomplete TLS record that waits in front of the next read.
+/// An incomplete TLS record that waits before the next read.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 512;
-/// Write buffers kept for reuse, the one used last first. Each grows to the largest flush it ever held: with sixteen of
-/// them the relay's memory crept up for as long as large flushes met new ones.
+/// Write buffers kept for reuse, the last used one first. Each grows to the largest flush it ever held: with sixteen of
+/// them the relay's memory grew for as long as large flushes met new ones.
 const BUFFERS_KEPT: usize = 4;
 
 /// Everything a core is made from; crosses into its thread.
@@ -45,12 +45,12 @@ pub(crate) struct CorePlan {
     pub(crate) accepting: Arc<AtomicUsize>,
     /// The other processes of this relay.
     pub(crate) generations: Arc<Generations>,
-    /// What all cores listen on: nothing of that is dialled.
+    /// What all cores listen on: none of that is dialled.
     pub(crate) own: Arc<[SocketAddr]>,
     pub(crate) seed: [u8; 32],
 }
 
-/// The config as a core holds it: in an `Rc` of its own, for the count of the `Arc` would be written by all cores at once.
+/// The config as a core holds it: in an `Rc` of its own, because all cores would write the count of the `Arc`.
 pub(crate) type OwnConfig = Rc<Arc<CoreConfig>>;
 
 /// What the tasks of a core share.
@@ -62,6 +62,7 @@ pub(crate) struct Shared {
     pub(super) conns: Conns,
     pub(crate) dials: Dials,
     pub(super) figures: Figures,
+    pub(super) pings: Pings,
     /// Swapped whole when the config is read again.
     config: RefCell<OwnConfig>,
     pub(super) traces: RefCell<Vec<Rc<Trace>>>,
@@ -73,11 +74,11 @@ pub(crate) struct Shared {
     pub(crate) mesh: Mesh,
     pub(crate) own: Arc<[SocketAddr]>,
     pub(crate) accepting: Arc<AtomicUsize>,
-    /// Another process accepts on the sockets now.
+    /// Another process accepts on the sockets.
     pub(crate) stopped_accepting: Cell<bool>,
     /// The other processes of this relay.
     pub(crate) generations: Arc<Generations>,
-    /// Connections passed on to them and still open.
+    /// Open connections that were passed on to another process.
     pub(crate) passing: Cell<usize>,
 }
 
@@ -91,6 +92,7 @@ impl Shared {
             conns: Conns::default(),
             dials: Dials::default(),
             figures: Figures::new(plan.inbox),
+            pings: Pings::default(),
             config: RefCell::new(Rc::new(plan.config)),
             traces: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_BYTES + RECORD_BYTES_MAX]),
@@ -107,7 +109,7 @@ impl Shared {
         }
     }
 
-    /// What the config says now. What has begun under it, a handshake, a dial, a wait, ends under it.
+    /// The present config. A handshake, a dial or a wait that has begun under another one also ends under it.
     pub(crate) fn config(&self) -> OwnConfig {
         Rc::clone(&self.config.borrow())
     }
@@ -116,13 +118,13 @@ impl Shared {
         self.config.replace(Rc::new(config));
     }
 
-    /// Has a look at the relay, which must not take long.
+    /// Looks at the relay, which must not take long.
     pub(crate) fn with_relay<T>(&self, look: impl FnOnce(&Relay) -> T) -> T {
         self.drive.look(look)
     }
 }
 
-/// Write buffers, lent for as long as a write takes; idle connections hold none.
+/// Write buffers, lent for one write; idle connections hold none.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! What concerns a core as a whole: another config, a drain, what it publishes, its end.
+//! What concerns a core as a whole: another config, a drain, its figures, its end.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use futures_lite::future;
 use super::shared::Shared;
 use crate::runtime::log;
 use crate::runtime::settings::CoreConfig;
-use msrp_relay_core::{CloseReason, EndReason, Input};
+use msrp_relay_core::{CloseReason, EndReason, Input, Relay};
 
-/// How long a core that stops waits for its connections to take what is queued for them.
+/// How long a stopping core waits for its connections to take their queued bytes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a core ended.
@@ -24,25 +24,30 @@ pub(crate) enum CoreEnd {
     Panicked(String),
 }
 
+/// The sessions of a core. One that moves is on neither while it does: it counts where it is expected.
+fn sessions(relay: &Relay) -> u64 {
+    relay.stats().sessions_open() + relay.arriving() as u64
+}
+
 impl Shared {
-    /// Goes on with another config. The relay keeps its name, its ports and its number of cores.
+    /// Continues with another config. The relay keeps its name, its ports and its number of cores.
     pub(crate) fn reload(self: &Rc<Self>, config: Arc<CoreConfig>) {
         let settings = Box::new(config.relay.clone());
         self.set_config(config);
         self.feed([Input::Reconfigured(settings)]);
     }
 
-    /// Opens no more sessions, and tells how many there are. Where another process accepts connections, those that came
-    /// here before that are served to their end, whatever they want.
+    /// Opens no more sessions, and returns how many there are. If another process accepts connections, those that came
+    /// here before are served to their end, whatever they want.
     pub(crate) fn drain(self: &Rc<Self>) -> u64 {
         if self.stopped_accepting.get() {
-            return self.with_relay(|relay| relay.stats().sessions_open() + relay.newcomers() as u64);
+            return self.with_relay(|relay| sessions(relay) + relay.newcomers() as u64);
         }
         self.feed([Input::Drain]);
-        self.with_relay(|relay| relay.stats().sessions_open())
+        self.with_relay(sessions)
     }
 
-    /// Closes every connection in order, as far as the peers let us in time.
+    /// Closes every connection in order, if its peer takes its bytes in time.
     pub(crate) async fn close_all(self: &Rc<Self>) {
         self.feed([Input::Shutdown]);
         future::or(self.conns.emptied(), Deadline::after(STOP_TIMEOUT)).await;
@@ -61,10 +66,11 @@ impl Shared {
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
     }
 
-    /// The core is over: what it still counts as open is not.
+    /// The core has ended: nothing of it counts as open any more.
     pub(crate) fn end(&self, end: &CoreEnd) {
         self.publish(1);
         self.counters.connections_open.sub(self.conns.len() as u64);
+        self.conns.each(|conn| self.counters.websocket_open.sub(u64::from(conn.link.websocket.is_some())));
         self.figures.end(&self.counters);
         // Sessions whose clients did not close their side in time, or that a panic has cut off.
         let reason = match end {
@@ -79,6 +85,7 @@ impl Shared {
                 log::session_closed(&view, address, reason.as_str());
             }
         }
+        self.mesh.lost().iter().for_each(|mover| self.lost_between_cores(&mover.traveller));
         self.conns.clear();
     }
 }

@@ -1,10 +1,10 @@
-//! The other processes of this relay, while one takes over from another: the predecessor and the successor.
+//! The other processes of this relay during an upgrade: the predecessor and the successor.
 //!
-//! A connection is passed on where its first request names a session of the other process, and made where a session of
-//! the one is to reach a session of the other: each is a relay to the other then, but for TLS.
+//! A connection is passed on if its first request names a session of the other process, and opened if a session of one
+//! process sends to a session of the other. The two are then relays to each other, without TLS between.
 //!
-//! Invariants: nothing that comes over the line is trusted to be well formed; either side sees the other's end; a packet
-//! never waits for room on a data core. Must not know: what a session is.
+//! Invariants: a message from the other process may be malformed; each side sees the other's end; a packet never waits
+//! for room on a data core. Must not know what a session is.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,19 +23,19 @@ use msrp_relay_core::{CoreId, ProvenNames, Transport};
 /// A connection for a session of the other process.
 #[derive(Debug)]
 pub struct Passed {
-    /// The core, by position, on which the session lives that it is for.
+    /// The position of the session's home core.
     pub core: u16,
-    /// Where it came from.
+    /// The peer's address.
     pub address: SocketAddr,
-    /// What it came by.
+    /// How the peer is connected.
     pub transport: Transport,
-    /// Which relay it comes from, if it has proven to be one.
+    /// The names of the relay at its other end, if it has proven to be one.
     pub proven: Option<ProvenNames>,
     /// Its plaintext, both ways.
     pub stream: OwnedFd,
 }
 
-/// What is heard from the other process.
+/// A message from the other process.
 #[derive(Debug)]
 pub enum Heard {
     /// A connection for a session of this one.
@@ -44,7 +44,7 @@ pub enum Heard {
     Question(UnixStream),
 }
 
-/// The other process: the one before this one, or the one after it. The first one is number 0.
+/// The other process: the predecessor or the successor. The first process has number 0.
 #[derive(Debug)]
 pub struct Generation {
     number: u8,
@@ -58,22 +58,22 @@ impl Generation {
         Self { number, line, gone: AtomicBool::new(false), sessions: AtomicU64::new(0) }
     }
 
-    /// The sessions that it had when it was asked last; none once it is gone.
+    /// The number of its sessions when it was last asked; 0 once it is gone.
     pub fn sessions(&self) -> u64 {
         if self.is_there() { self.sessions.load(Ordering::Relaxed) } else { 0 }
     }
 
-    /// Notes what it has said of itself.
+    /// Notes the number that it reports.
     pub fn note_sessions(&self, sessions: u64) {
         self.sessions.store(sessions, Ordering::Relaxed);
     }
 
-    /// What the session ids that it mints begin with.
+    /// The generation in the session ids that it mints.
     pub fn number(&self) -> u8 {
         self.number
     }
 
-    /// Whether it may still be there, and its sessions.
+    /// Whether it, and its sessions, may still be there.
     pub fn is_there(&self) -> bool {
         !self.gone.load(Ordering::Relaxed)
     }
@@ -81,12 +81,12 @@ impl Generation {
     /// Passes a connection on. Does not wait.
     ///
     /// # Errors
-    /// If the other process has ended, or is so far behind that it would have to be waited for.
+    /// If the other process has ended, or is so far behind that this would have to wait.
     pub fn pass(&self, connection: &Passed) -> io::Result<()> {
         let Passed { core, address, transport, proven, stream } = connection;
         let mut text = format!("connection {core} {address} {} {}", transport.port, word(transport.secure));
         for name in proven.iter().flat_map(ProvenNames::iter) {
-            // More names than any relay has; without the rest it is a relay of fewer names.
+            // More names than any relay has; without the rest it is a relay with fewer names.
             if text.len() + 1 + name.len() > PACKET_BYTES_MAX {
                 break;
             }
@@ -100,17 +100,17 @@ impl Generation {
         passed
     }
 
-    /// Opens a way to ask the other process what is asked at an admin socket. One of an earlier version closes it.
+    /// Opens a stream to ask the other process what an admin socket answers. A process of an earlier version closes it.
     ///
     /// # Errors
-    /// If the other process has ended, or is so far behind that it would have to be waited for.
+    /// If the other process has ended, or is so far behind that this would have to wait.
     pub fn ask(&self) -> io::Result<UnixStream> {
         let (near, far) = UnixStream::pair()?;
         self.line.say_at_once("question", far.as_fd())?;
         Ok(near)
     }
 
-    /// Waits for the next word of the other process. What cannot be understood is skipped.
+    /// Waits for the next message of the other process. Skips those that it does not understand.
     ///
     /// # Errors
     /// If the other process has ended.
@@ -154,16 +154,16 @@ fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
     let (core, address, port) =
         (words.next()?.parse().ok()?, parse_socket(words.next()?)?, words.next()?.parse().ok()?);
     let secure = is_secure(words.next()?)?;
-    Some((core, address, Transport { secure, port }))
+    Some((core, address, Transport { secure, port, websocket: false }))
 }
 
 // -- what the old process says -------------------------------------------------------------------------
 
 impl Generation {
-    /// Hands the listening sockets to the process at the other end of the line. `number` is this process's.
+    /// Hands the listening sockets to the process at the other end. `number` is this process's.
     ///
     /// # Errors
-    /// If the other one has ended.
+    /// If that process has ended.
     pub fn hand_off<'a>(
         line: Line,
         number: u8,
@@ -185,10 +185,10 @@ impl Generation {
         self.wait_for("ready", patience)
     }
 
-    /// Tells the successor that it is on its own.
+    /// Tells the successor to accept by itself.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If the successor has ended.
     pub fn let_accept(&self) -> Result<(), UpgradeError> {
         Ok(self.line.say("yours", None)?)
     }
@@ -197,10 +197,10 @@ impl Generation {
 // -- what the new process says -------------------------------------------------------------------------
 
 impl Generation {
-    /// Says that this process listens, and waits until the old one accepts no more.
+    /// Reports that this process listens, and waits until the predecessor accepts no more.
     ///
     /// # Errors
-    /// If it has ended, which leaves this process on its own.
+    /// If the predecessor has ended, so that this process is alone.
     pub fn take_over(&self, patience: Duration) -> Result<(), UpgradeError> {
         let taken = self
             .line
@@ -220,12 +220,12 @@ impl Generation {
 #[derive(Debug, Default)]
 pub struct Generations {
     predecessor: OnceLock<Arc<Generation>>,
-    /// Exchanged when another process takes over, and when that has died: a lock for as long as a pointer takes.
+    /// Exchanged when a successor takes over, and when it has died: the lock is held only to copy a pointer.
     successor: RwLock<Option<Arc<Generation>>>,
 }
 
 impl Generations {
-    /// With the process before this one, if there is one.
+    /// With the predecessor, if there is one.
     pub fn after(predecessor: Option<Generation>) -> Self {
         let generations = Self::default();
         if let Some(other) = predecessor {
@@ -234,12 +234,12 @@ impl Generations {
         generations
     }
 
-    /// The process before this one, if there ever was one.
+    /// The predecessor, if there ever was one.
     pub fn predecessor(&self) -> Option<&Arc<Generation>> {
         self.predecessor.get()
     }
 
-    /// Another process has taken over. There is one at most; one that has died is replaced.
+    /// A successor has taken over. There is one at most; a dead one is replaced.
     pub fn add_successor(&self, other: &Arc<Generation>) {
         *self.successor.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(other));
     }
@@ -249,13 +249,13 @@ impl Generations {
         [self.predecessor.get().cloned(), successor].map(|other| other.filter(|other| other.is_there()))
     }
 
-    /// The generations of those that are there.
+    /// The generations of the live ones.
     pub fn numbers(&self) -> [Option<u8>; 2] {
         self.both().map(|other| other.map(|other| other.number()))
     }
 
     /// A connection to a core of another process, in plain text: for a peer at `address`, which uses, or would use,
-    /// `transport`, and has proven to bear these names.
+    /// `transport`, and has proven these names.
     pub(in crate::runtime) fn reach(
         &self,
         home: CoreId,
@@ -272,7 +272,7 @@ impl Generations {
         Ok(ours)
     }
 
-    /// The process of a generation, if it is there.
+    /// The process of a generation, if it is live.
     pub fn of(&self, generation: u8) -> Option<Arc<Generation>> {
         self.both().into_iter().flatten().find(|other| other.number() == generation)
     }

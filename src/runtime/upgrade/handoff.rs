@@ -1,12 +1,12 @@
 //! The listener handoff: what a running relay hands to its successor, how it stops accepting, and what the successor
 //! receives.
 //!
-//! The process that goes on gives its successor the listening sockets themselves, so that connections that wait to be
-//! accepted wait on, and a line. Over that line the successor says that it is ready, and passes back what is still for the
-//! old one: connections whose first request names a session that lives there, deciphered.
+//! The predecessor hands over the listening sockets themselves, so that connections in their backlogs keep waiting, and
+//! one end of a socket pair. By that pair the successor reports that it is ready, and passes back what is still for the
+//! predecessor: connections whose first request names a session that lives there, deciphered.
 //!
-//! Invariants: a connection that this process has accepted is served by it; none is lost between the last one here and the
-//! first one there. Must not know: how the other process is started, what a session is.
+//! Invariants: this process serves every connection that it has accepted; none is lost between its last one and the
+//! successor's first one. Must not know how the other process is started, or what a session is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -20,13 +20,14 @@ use super::super::mesh::{Migrant, Received};
 use super::super::orders::{Order, Orders};
 use super::generation::{Generation, Generations, Heard, Passed};
 use super::line::{GREETING, Line, UpgradeError, is_secure};
+use crate::config::Listen;
 use msrp_proto::address::parse_socket;
 
 /// Listening sockets that one process may hand to another.
 const LISTENERS_MAX: usize = 4096;
-/// Connections that are made for each address so that no core waits for one any more.
+/// Connections that are made to each address so that no core keeps waiting in accept.
 const POKES_MAX: u32 = 500;
-/// How long each may take, and how long it is waited between them.
+/// How long each may take, and the pause between them.
 const POKE_TIMEOUT: Duration = Duration::from_millis(200);
 const POKE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -34,7 +35,7 @@ const POKE_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub struct Handoff {
     pub(in crate::runtime) generation: u8,
-    pub(in crate::runtime) listeners: Arc<Vec<(Listeners, bool)>>,
+    pub(in crate::runtime) listeners: Arc<Vec<(Listeners, Listen)>>,
     pub(in crate::runtime) accepting: Arc<AtomicUsize>,
     pub(in crate::runtime) generations: Arc<Generations>,
     pub(in crate::runtime) orders: Orders,
@@ -44,16 +45,16 @@ impl Handoff {
     /// Hands the listening sockets to the process at the other end of `line`.
     ///
     /// # Errors
-    /// If that has ended.
+    /// If that process has ended.
     pub fn hand_listeners(&self, line: Line) -> Result<Generation, UpgradeError> {
-        let all = self.listeners.iter().flat_map(|(listeners, secure)| {
-            listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
+        let all = self.listeners.iter().flat_map(|(listeners, listen)| {
+            listeners.sockets().map(|socket| (listeners.address(), listen.tls, socket))
         });
         Generation::hand_off(line, self.generation, all)
     }
 
-    /// Accepts no more, for `successor` does. Each core still takes the one connection that it is waiting for, and so that it
-    /// need not wait long, gets one from here. Returns whether no core accepts any more.
+    /// Stops accepting, because `successor` does. Each core still takes the one connection that it waits for; this
+    /// function makes one for each, so that none waits long. Returns whether every core has stopped.
     pub fn stop_accepting(&self, successor: &Arc<Generation>) -> bool {
         self.generations.add_successor(successor);
         let _ = self.orders.send(Order::GenerationsChanged);
@@ -77,19 +78,19 @@ impl Handoff {
         sockets.all(|socket| rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false))
     }
 
-    /// Notes how many sessions the process before this one has, for the metrics.
+    /// Notes how many sessions the predecessor has, for the metrics.
     pub fn note_predecessor(&self, sessions: u64) {
         if let Some(before) = self.generations.predecessor() {
             before.note_sessions(sessions);
         }
     }
 
-    /// A way to ask the process before this one, as at an admin socket, while it is there.
+    /// A stream to ask the predecessor, as at an admin socket, while it lives.
     pub fn ask_predecessor(&self) -> Option<UnixStream> {
         self.generations.predecessor().filter(|before| before.is_there())?.ask().ok()
     }
 
-    /// Serves what another process has for this one, until that one has ended. `answer` is given the questions of its
+    /// Serves the messages of another process, until that process has ended. `answer` gets the questions of its
     /// operator; it must not wait.
     pub fn serve(&self, other: &Generation, answer: impl Fn(UnixStream)) {
         while let Ok(heard) = other.next() {
@@ -102,14 +103,14 @@ impl Handoff {
     }
 }
 
-/// The core where a connection's session lives is to go on with it.
+/// The home core of a connection's session continues with it.
 fn adopt(Passed { core, address, transport, proven, stream }: Passed) -> Order {
     let received = Received::default();
     let connection = Migrant { transport, address, descriptor: stream, tls: None, proven, received };
     Order::Adopt { core, connection: Box::new(connection) }
 }
 
-/// Where an address that is listened on can be connected to from here.
+/// An address by which a listening socket can be reached from here.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -129,7 +130,7 @@ pub struct ReceivedHandoff {
 }
 
 impl ReceivedHandoff {
-    /// Receives it from the other end of the line.
+    /// Receives it from the other end of the socket pair.
     ///
     /// # Errors
     /// If there is no msrprelay at the other end.
@@ -163,8 +164,8 @@ impl ReceivedHandoff {
         Ok(Self { generation: before.wrapping_add(1), listeners, line })
     }
 
-    /// The sockets that listen on what a config calls `address`, and the address with its port. One with port 0 is
-    /// whichever comes first of those on that host.
+    /// The listening sockets for the config's `address`, and that address with its port. Port 0 means the first of
+    /// those on that host.
     pub fn listeners(
         &mut self,
         address: SocketAddr,
@@ -179,7 +180,7 @@ impl ReceivedHandoff {
         Some((there, taken.map(|(_, _, socket)| socket).collect()))
     }
 
-    /// Every socket that is not wanted is closed; what remains is the other process.
+    /// Closes every socket that is not wanted; returns the predecessor.
     pub fn predecessor(self) -> Generation {
         Generation::new(self.generation.wrapping_sub(1), self.line)
     }
@@ -202,7 +203,7 @@ mod tests {
         (listener.local_addr().unwrap(), listener.into())
     }
 
-    const TRANSPORT: Transport = Transport { secure: true, port: 2855 };
+    const TRANSPORT: Transport = Transport { secure: true, port: 2855, websocket: false };
 
     fn passed(core: u16, address: SocketAddr, proven: Option<ProvenNames>, stream: UnixStream) -> Passed {
         Passed { core, address, transport: TRANSPORT, proven, stream: stream.into() }
@@ -236,7 +237,7 @@ mod tests {
 
         let (mut near, far) = UnixStream::pair().unwrap();
         let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
-        // A process of before may still write it so.
+        // An older predecessor may still write it like this.
         let mapped: SocketAddr = format!("[::ffff:{}]:{}", two.ip(), two.port()).parse().unwrap();
         before.pass(&passed(7, mapped, names.clone(), far)).unwrap();
         let Heard::Connection(heard) = old.next().unwrap() else { panic!("no connection") };

@@ -15,8 +15,8 @@
 //!
 //! The names are those that the peer has proven to bear, if it is a relay.
 //!
-//! Invariants: a packet is bounded; neither end is inherited by a child unless it is made its standard input.
-//! Must not know: what is done with what is said.
+//! Invariants: a packet is bounded; a child process inherits neither end, unless it gets one as its standard input.
+//! Must not know what the messages are for.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -29,20 +29,20 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// What both must speak.
+/// The version that both must speak.
 pub(super) const GREETING: &str = "msrprelay 1";
 /// The longest packet.
 pub(super) const PACKET_BYTES_MAX: usize = 8192;
 /// Why a process could not take over from another.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
-    /// The line does not work.
+    /// The socket pair does not work.
     #[error("the line between the processes: {0}")]
     Line(#[from] io::Error),
-    /// The other side has ended before everything was said.
+    /// The other side has ended too early.
     #[error("the other process has ended")]
     Ended,
-    /// The other side says something else than it should.
+    /// The other side has sent something unexpected.
     #[error("not understood: {0:?}")]
     Garbled(String),
 }
@@ -58,7 +58,7 @@ impl From<rustix::io::Errno> for UpgradeError {
 pub struct Line(pub(super) OwnedFd);
 
 impl Line {
-    /// Both ends. Neither is inherited by a child unless it is made its standard input.
+    /// Both ends. A child process inherits neither, unless it gets one as its standard input.
     ///
     /// # Errors
     /// If there is no descriptor left.
@@ -76,20 +76,20 @@ impl Line {
         Ok(Self(io::stdin().as_fd().try_clone_to_owned()?))
     }
 
-    /// Waits for packets so long at most from here on; for ever if `None`.
+    /// From here on waits for packets no longer than this; for ever if `None`.
     ///
     /// # Errors
-    /// If the line does not work.
+    /// If the socket pair does not work.
     pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
         Ok(set_socket_timeout(&self.0, Timeout::Recv, patience)?)
     }
 
-    /// Says something. Waits for room.
+    /// Sends a packet. Waits for room.
     pub(super) fn say(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.send(text, descriptor, SendFlags::empty())
     }
 
-    /// The same without waiting: fails if the other side is so far behind that it would have to be waited for.
+    /// The same without waiting: fails if the other side is too far behind.
     pub(super) fn say_at_once(&self, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.send(text, Some(descriptor), SendFlags::DONTWAIT)
     }

@@ -1,7 +1,7 @@
 //! One process takes over from another without a gap.
 //!
-//! `line` is the line between the two, [`generation`] what one knows of the others and says to them, [`handoff`] what
-//! is handed over at the beginning, `pass_on` a connection whose session lives in the other process.
+//! `line` is the socket pair between the two, [`generation`] what one knows of the others and sends them, [`handoff`]
+//! what is handed over at the beginning, `pass_on` a connection whose session lives in the other process.
 
 pub mod generation;
 pub mod handoff;

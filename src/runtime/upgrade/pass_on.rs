@@ -1,8 +1,8 @@
-//! A connection whose session lives in the process before this one: TLS ends here, the rest is there.
+//! A connection whose session lives in the predecessor: its TLS ends here, the rest is there.
 //!
 //! Invariants: bytes go through unchanged and in order, each direction at the pace of its receiver, at most one read at
-//! a time in each; the end of either direction is passed on, and the end of both ends the connection. Must not know:
-//! MSRP. What such a connection may do, and how long it may be idle, is judged where its session lives.
+//! a time in each; the end of either direction is passed on, and the end of both ends the connection. Must not know
+//! MSRP. The process of the session decides what such a connection may do, and how long it may be idle.
 
 use std::cell::RefCell;
 use std::io;
@@ -30,10 +30,10 @@ pub(in crate::runtime) struct PassOn<'a> {
 }
 
 impl PassOn<'_> {
-    /// Passes bytes on until both directions have ended. `records` is the beginning of a TLS record, `plain` what has
-    /// been deciphered before.
+    /// Passes bytes on until both directions have ended. `records` is the beginning of a TLS record, `plain` the bytes
+    /// deciphered before.
     pub(in crate::runtime) async fn run(&self, records: Vec<u8>, plain: Vec<u8>) {
-        // What TLS itself has to say to the peer: only one direction may write.
+        // TLS's own bytes for the peer: only one direction may write.
         let (said, speak) = (RefCell::new(Vec::new()), Event::default());
         let over = Event::default();
         let up = async {
@@ -45,7 +45,7 @@ impl PassOn<'_> {
             self.end_on_error(ended);
             over.notify();
         };
-        // A peer that does not close in answer is not waited for.
+        // Does not wait for a peer that does not close in answer.
         let late = async {
             over.wait().await;
             Deadline::after(CLOSE_TIMEOUT).await;

@@ -1,5 +1,5 @@
-//! Who plays in a scene: two ends with an open session between them. Both are clients of the relay, or one is an
-//! endpoint without a relay that is dialled or calls in.
+//! The two ends of a scene, with an open session between them. Both are clients of the relay, or one is an endpoint
+//! without a relay that is dialled or calls in.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -198,7 +198,7 @@ fn hear_opening(to: &Party, id: &str) -> Outcome {
     Ok(())
 }
 
-/// Waits until a message has arrived whole and its sender knows all that it is owed.
+/// Waits until a message has arrived whole and its sender has all its answers.
 pub(crate) fn delivered(from: &Party, to: &Party, id: &str, total: u64, bytes_per_second: u64) -> Outcome {
     let limit = PATIENCE + Duration::from_secs(total / bytes_per_second);
     to.wait_for(limit, "the whole message", |ledger| ledger.received.get(id)?.is_complete().then_some(()))?;

@@ -1,5 +1,5 @@
-//! What messages hold: bytes that follow from a seed and a place, so that the receiver can judge each of them the
-//! moment it arrives, knowing the Message-ID alone. And the dice that the mix is thrown with.
+//! The content of messages: bytes that follow from a seed and a place, so that the receiver can check each of them at
+//! once with only the Message-ID. And the dice for the mix.
 
 /// SplitMix64.
 pub(crate) struct Dice(u64);
@@ -64,7 +64,7 @@ pub(crate) fn fill(seed: u64, at: u64, out: &mut [u8]) {
     }
 }
 
-/// The place of the first byte that is not what message `seed` holds there.
+/// The place of the first byte that differs from message `seed`.
 pub(crate) fn first_difference(seed: u64, at: u64, bytes: &[u8]) -> Option<u64> {
     let mut expected = [0; 4096];
     let mut place = at;

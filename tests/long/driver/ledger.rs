@@ -1,7 +1,7 @@
-//! What one end of a session has sent, been told and received: and whether that adds up.
+//! What one end of a session has sent, heard and received, and whether that adds up.
 //!
-//! The rule, RFC 4975, 7.1.4 and RFC 4976, 6.4.1: while a message's sender is there, each byte of its complete chunks has
-//! arrived, or was told of by exactly one notice, be it the chunk's response or a REPORT.
+//! The rule, RFC 4975, 7.1.4 and RFC 4976, 6.4.1: while a message's sender is connected, each byte of its complete
+//! chunks has arrived, or exactly one notice reported it: the chunk's response or a REPORT.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,7 +30,7 @@ impl Wish {
         }
     }
 
-    /// Whether each chunk is answered when all is well.
+    /// Whether each chunk gets an answer when all goes well.
     pub(crate) fn is_answered(self) -> bool {
         matches!(self, Self::Implied | Self::Yes)
     }
@@ -68,9 +68,9 @@ pub(crate) struct Sent {
     pub(crate) unanswered: usize,
     /// Nothing more of it will be sent.
     pub(crate) over: bool,
-    /// Somebody does not want it: the rest need not be sent.
+    /// A hop refused it: the rest need not be sent.
     pub(crate) refused: bool,
-    /// Failures told by REPORT.
+    /// Failures reported by REPORT.
     pub(crate) reports: Vec<(Range, u16)>,
     /// Success REPORTs: what each covers.
     pub(crate) successes: Vec<Range>,
@@ -95,12 +95,12 @@ impl Sent {
         self.chunks.iter().map(|chunk| chunk.bytes).sum()
     }
 
-    /// Whether every response that is owed has come.
+    /// Whether every response that is due has come.
     pub(crate) fn is_answered(&self) -> bool {
         self.over && (self.unanswered == 0 || !self.wish.is_answered())
     }
 
-    /// All went well, and nobody says otherwise.
+    /// All went well, and no failure was reported.
     pub(crate) fn check_clean(&self) -> Result<(), String> {
         if let Some(chunk) = self.chunks.iter().find(|chunk| chunk.status.is_some_and(|status| status != 200))
         {
@@ -108,7 +108,7 @@ impl Sent {
         }
         let unwanted = self.chunks.iter().any(|chunk| chunk.status.is_some());
         if unwanted && !self.wish.is_answered() {
-            return Err(format!("a response that nobody wanted: {:?}", self.wish));
+            return Err(format!("an unwanted response: {:?}", self.wish));
         }
         match self.reports.first() {
             Some(report) => Err(format!("a failure was reported: {report:?} of {}", self.total)),
@@ -116,8 +116,8 @@ impl Sent {
         }
     }
 
-    /// Whether each byte of the complete chunks is among those that `arrived` or was told of, once. `closed`: the relay
-    /// has closed the sender's connection, which tells of all that was not answered.
+    /// Whether each byte of the complete chunks is among those that `arrived`, or was reported once. `closed`: the
+    /// relay has closed the sender's connection, which covers all unanswered chunks.
     pub(crate) fn settle(&self, arrived: &[Range], closed: bool) -> Result<(), String> {
         let told_by_end = closed && self.wish.is_answered();
         let is_refused = |chunk: &&Chunk| chunk.status.map_or(told_by_end, |status| status != 200);
@@ -128,7 +128,7 @@ impl Sent {
             return if closed || told.is_empty() {
                 Ok(())
             } else {
-                Err(format!("told though nobody wanted it: {told:?}"))
+                Err(format!("told without being asked: {told:?}"))
             };
         }
         if let Some(twice) = overlap(&told) {
@@ -138,7 +138,7 @@ impl Sent {
         if self.wish == Wish::Partial {
             bridge(&mut known, arrived);
             if closed {
-                // What the relay had not taken in by then, nobody can tell.
+                // Bytes that the relay had not read by then cannot be reported.
                 let end = known.last().map_or(0, |range| range.1);
                 known.push((end + 1, u64::MAX));
                 known = union(known.iter());
@@ -178,8 +178,8 @@ fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
     joined
 }
 
-/// Without responses the sender cannot know what became of the bytes that a broken connection's kernel held: a gap behind what
-/// arrived, and no longer than buffers can be.
+/// Without responses the sender cannot know what happened to bytes in a broken connection's kernel: a gap after the
+/// arrived bytes, no longer than buffers can be.
 fn bridge(known: &mut Vec<Range>, arrived: &[Range]) {
     let end = arrived.iter().map(|range| range.1).max().unwrap_or_default();
     let next = known.iter().map(|range| range.0).filter(|start| *start > end).min();
@@ -212,7 +212,7 @@ pub(crate) struct Received {
     pub(crate) total: Option<u64>,
     /// Its sender wants responses.
     pub(crate) answered: bool,
-    /// Its sender wants to know of success.
+    /// Its sender wants success REPORTs.
     pub(crate) success: bool,
 }
 
@@ -225,7 +225,7 @@ impl Received {
         self.ended() == Some(Flag::Last)
     }
 
-    /// What nobody needs to be told of: with responses what was answered, without what arrived whole.
+    /// Bytes that need no notice: with responses the answered ones, without them messages that arrived whole.
     pub(crate) fn settled(&self) -> Vec<Range> {
         let sure = |piece: &&Span| match self.answered {
             true => piece.answered,
@@ -241,7 +241,7 @@ impl Received {
 pub(crate) struct Ledger {
     /// By Message-ID.
     pub(crate) sent: HashMap<String, Sent>,
-    /// Whose chunk a transaction id is.
+    /// The chunk of each transaction id.
     pub(crate) tids: HashMap<String, (String, usize)>,
     pub(crate) received: HashMap<String, Received>,
     /// Requests other than SENDs of messages, until they are answered.
@@ -251,13 +251,13 @@ pub(crate) struct Ledger {
     pub(crate) bytes: u64,
     /// The other side ended the connection.
     pub(crate) end: Option<End>,
-    /// This side reads no more, as it was told to.
+    /// This side has stopped reading, as it was told to.
     pub(crate) vanished: bool,
     /// Writing failed, or the writer has ended the connection as it was told to.
     pub(crate) broken_off: bool,
-    /// Messages handed to the writer that are not over.
+    /// Messages given to the writer that are not finished.
     pub(crate) writing: usize,
-    /// The first thing that must never happen.
+    /// The first event that must never happen.
     pub(crate) fault: Option<String>,
 }
 
@@ -304,7 +304,7 @@ impl Ledger {
         }
     }
 
-    /// Both may be forgotten: a long session does not grow.
+    /// Forgets the message on both sides: a long session does not grow.
     pub(crate) fn forget(&mut self, id: &str) {
         self.sent.remove(id);
         self.received.remove(id);

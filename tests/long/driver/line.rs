@@ -1,6 +1,6 @@
 //! One connection of the driver: blocking, plain or over TLS, read by one thread and written by another.
 //!
-//! Nothing here panics on what the other side does: connections are killed on purpose. Body bytes are handed on as they
+//! Nothing here panics because of the other side: connections are killed on purpose. Body bytes are passed on as they
 //! arrive and are not kept.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -32,7 +32,7 @@ pub(crate) enum End {
 pub(crate) enum Leave {
     /// close_notify, then the end of the stream.
     InOrder,
-    /// The end of the stream without a word of TLS.
+    /// The end of the stream without close_notify.
     Truncate,
     /// RST.
     Reset,
@@ -57,7 +57,7 @@ pub(crate) enum Arrived<'a> {
     End(Flag),
 }
 
-/// A connection to `relay` from one of this machine's addresses; `window`: the kernel takes in so much only.
+/// A connection to `relay` from one of this machine's addresses; `window`: the size of the kernel's receive buffer.
 pub(crate) fn dial(relay: SocketAddr, from: Ipv4Addr, window: Option<usize>) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     if let Some(bytes) = window {
@@ -80,7 +80,7 @@ impl Line {
         Self::over(stream, tls.transpose().map_err(io::Error::other)?.map(Connection::from))
     }
 
-    /// The part of whoever was dialled.
+    /// The side of an endpoint that was dialled.
     pub(crate) fn accept(
         stream: TcpStream,
         tls: Option<&Arc<ServerConfig>>,
@@ -105,7 +105,7 @@ impl Line {
         Ok((Arc::clone(&line), Reader { line, parser, plain }))
     }
 
-    /// How long a read may take; `None`: whoever ends the connection wakes the reader.
+    /// How long a read may take; `None`: the side that ends the connection wakes the reader.
     pub(crate) fn wait_for(&self, patience: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(patience)
     }
@@ -129,7 +129,7 @@ impl Line {
         Ok(())
     }
 
-    /// Ends this side. A reset happens when the last owner lets go: the reader is woken to do so.
+    /// Ends this side. A reset happens when the last owner drops the connection: the reader is woken to do so.
     pub(crate) fn leave(&self, how: Leave) {
         // The other side may have gone first.
         match how {
@@ -174,7 +174,7 @@ fn take_plain(tls: &mut Connection, plain: &mut Vec<u8>) -> Result<bool, rustls:
 }
 
 impl Reader {
-    /// Receives once, at most `room` bytes, and hands on all that is complete by then.
+    /// Receives once, at most `room` bytes, and passes on all that is complete by then.
     pub(crate) fn pump(&mut self, room: usize, mut sink: impl FnMut(Arrived<'_>)) -> Result<(), End> {
         let mut ended = None;
         if self.plain.is_empty() || self.parse(&mut sink)? == 0 {
@@ -184,7 +184,7 @@ impl Reader {
         ended.map_or(Ok(()), Err)
     }
 
-    /// Hands on what is complete; returns how many bytes that was.
+    /// Passes on what is complete; returns how many bytes that was.
     fn parse(&mut self, sink: &mut impl FnMut(Arrived<'_>)) -> Result<usize, End> {
         let mut at = 0;
         while let Some(step) = self.parser.step(&self.plain[at..]).map_err(|_| End::Broken)? {

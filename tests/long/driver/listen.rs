@@ -1,4 +1,4 @@
-//! The reading half of a party: verifies each byte as it comes, answers chunks, reports success.
+//! The reading half of a party: checks each byte as it comes, answers chunks, reports success.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -25,7 +25,7 @@ pub(crate) struct Manner {
     pub(crate) pace: Option<u64>,
     /// Reads nothing for a while once so many body bytes have come.
     pub(crate) rest: Option<(u64, Duration)>,
-    /// Neither reads nor answers any more from then on.
+    /// Stops reading and answering after so many body bytes.
     pub(crate) vanish: Option<u64>,
 }
 
@@ -94,12 +94,12 @@ impl Ear {
         self.current = Some(current);
     }
 
-    /// Enters a piece of a message: it must follow upon what has come of it.
+    /// Notes a piece of a message: it must continue the earlier ones.
     fn open(&self, current: &Current) -> Result<(String, u64, u64, usize), String> {
         let head = String::from_utf8_lossy(&current.bytes);
         let id = current.head.message_id(&current.bytes).unwrap_or_default();
         let id = String::from_utf8_lossy(id).into_owned();
-        let seed = seed_of(&id).ok_or_else(|| format!("a message of nobody: {head}"))?;
+        let seed = seed_of(&id).ok_or_else(|| format!("a message of no sender: {head}"))?;
         let range = current.head.byte_range().ok_or_else(|| format!("no Byte-Range: {head}"))?;
         let answered = current.head.failure_report() == FailureReport::Yes;
         self.shared.enter(|ledger| {
@@ -169,7 +169,7 @@ impl Ear {
         }
         // Before the scene sees that the message is complete, and leaves.
         for job in jobs {
-            // A writer that has ended says so in the ledger.
+            // A writer that has ended notes it in the ledger.
             let _ = self.jobs.send(job);
         }
         self.shared.enter(|ledger| {

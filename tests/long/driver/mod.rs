@@ -1,4 +1,4 @@
-//! The driver of soak and farm: an end of a session is a [`party`], what it may conclude is in its [`ledger`], and the
+//! The driver of soak and farm: an end of a session is a [`party`], its conclusions are in its [`ledger`], and the
 //! [`verdict`] is a table.
 
 pub(crate) mod cast;

@@ -1,5 +1,5 @@
-//! One end of a session while it is at work: a thread that reads, verifies and answers, one that writes, and the ledger
-//! between them, which a scene waits on.
+//! One working end of a session: a thread that reads, checks and answers, one that writes, and the ledger between them,
+//! which a scene waits for.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use super::stage::{Stage, add};
 use super::visitor::Visitor;
 use testkit_net::frame::{Frame, Request};
 
-/// What must happen at all happens within this: longer than the 30 s that a next hop may take to answer.
+/// The longest wait for anything that must happen: longer than the 30 s that a next hop may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(50);
 
 /// What a party's threads and its scene share.
@@ -27,11 +27,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // What a thread left behind that died is still worth a look.
+        // The ledger of a thread that died is still worth a look.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the ledger and wakes whoever waits on it.
+    /// Changes the ledger and wakes its waiters.
     pub(crate) fn enter<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let result = change(&mut self.ledger());
         self.changed.notify_all();
@@ -49,7 +49,7 @@ pub(crate) struct Outgoing {
     pub(crate) chunk: Option<u64>,
     pub(crate) wish: Wish,
     pub(crate) success: bool,
-    /// What happens when so much of it has been sent.
+    /// What happens after so many bytes of it.
     pub(crate) fate: Option<(u64, Fate)>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Outgoing {
 pub(crate) enum Fate {
     /// The sender ends the connection.
     Leave(Leave),
-    /// The sender thinks better of it: `#`.
+    /// The sender aborts: `#`.
     Abort,
     /// The sender stops for a while and then goes on.
     Rest(Duration),
@@ -67,7 +67,7 @@ pub(crate) struct Party {
     /// Use-Path.
     pub(crate) session: Option<String>,
     pub(crate) shared: Arc<Shared>,
-    /// What the last 200 to an AUTH named as the next nonce.
+    /// The next nonce that the last 200 to an AUTH named.
     next_nonce: Option<String>,
     line: Option<Arc<Line>>,
     jobs: Option<Sender<Job>>,
@@ -87,13 +87,13 @@ impl Party {
         Ok(Self { session, shared, next_nonce, line: Some(line), jobs: Some(jobs), threads })
     }
 
-    /// What SDP would tell the other side: the relays, the nearest last, and this end.
+    /// The path that SDP would give to the other side: the relays, the nearest last, and this end.
     pub(crate) fn path(&self) -> String {
         let relays = self.session.iter().flat_map(|session| session.split(' ').rev());
         relays.chain([self.shared.uri.as_str()]).collect::<Vec<_>>().join(" ")
     }
 
-    /// To-Path of what goes to somebody with the path `peer`.
+    /// To-Path of requests to the peer with the path `peer`.
     pub(crate) fn route(&self, peer: &str) -> String {
         let relays = self.session.as_deref();
         relays.into_iter().chain([peer]).collect::<Vec<_>>().join(" ")
@@ -101,7 +101,7 @@ impl Party {
 
     fn job(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // A writer that has ended says so in the ledger.
+            // A writer that has ended notes it in the ledger.
             let _ = jobs.send(job);
         }
     }
@@ -111,7 +111,7 @@ impl Party {
         self.job(Job::Message(Box::new(outgoing)));
     }
 
-    /// Sends a request without a body that is answered, and waits for the answer.
+    /// Sends a request without a body, and waits for its answer.
     pub(crate) fn ask(&self, request: Request) -> Result<Frame, String> {
         let tid = request.tid();
         self.shared.enter(|ledger| ledger.asked.insert(tid.clone()));
@@ -119,7 +119,7 @@ impl Party {
         self.wait("an answer", |ledger| ledger.answers.remove(&tid))
     }
 
-    /// AUTH while the session is at work: `anew` for a URI that replaces the present one, else to prolong that.
+    /// AUTH during a session: `anew` for a URI that replaces the present one, else to prolong that.
     pub(crate) fn refresh(&mut self, user: &str, anew: bool) -> Result<(), String> {
         let to = match &self.session {
             Some(session) if !anew => session.clone(),
@@ -157,7 +157,7 @@ impl Party {
         self.wait_for(PATIENCE, what, look)
     }
 
-    /// Waits until there is something to see in the ledger. Nothing comes any more once the connection has ended.
+    /// Waits until the ledger has something to see. Nothing comes any more once the connection has ended.
     pub(crate) fn wait_for<T>(
         &self,
         limit: Duration,
@@ -184,8 +184,8 @@ impl Party {
         }
     }
 
-    /// Closes in order and waits for the relay to do the same. To an endpoint without a relay it may have done so
-    /// already: the session that its connection was for is over.
+    /// Closes in order and waits for the relay to do the same. The relay may have closed the connection of an endpoint
+    /// without a relay already, because its session has ended.
     pub(crate) fn finish(mut self) -> Result<(), String> {
         let foreign = self.session.is_none();
         self.wait("everything to be written", |ledger| {
@@ -231,7 +231,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     builder.spawn(body).map_err(|error| format!("no thread: {error}"))
 }
 
-/// What a scene that waits in vain should tell.
+/// The state that a scene reports when it waits in vain.
 fn describe(ledger: &Ledger) -> String {
     let sent = ledger.sent.iter().take(2).map(|(id, sent)| {
         let last = sent.chunks.last();

@@ -73,7 +73,7 @@ impl Pen {
                 break over;
             }
         };
-        // Entered first: the other side may answer at once.
+        // Noted first: the other side may answer at once.
         self.shared.enter(|ledger| ledger.broken_off = true);
         if let Over::Left(how) = over {
             self.line.leave(how);
@@ -210,7 +210,7 @@ impl Pen {
         self.shared.stage.pace.take(bytes);
         let part = &mut self.buffer[..bytes as usize];
         fill(seed_of(&message.id).unwrap_or_default(), sent, part);
-        // Entered first: what is told of them may come at once.
+        // Noted first: reports about them may come at once.
         self.shared.enter(|ledger| {
             let sent = ledger.sent.get_mut(&message.id);
             sent.into_iter().for_each(|sent| sent.chunks[number].bytes += bytes);
@@ -225,7 +225,7 @@ impl Pen {
             let sent = ledger.sent.get_mut(&message.id);
             sent.into_iter().for_each(|sent| {
                 sent.chunks[number].ended = Some(flag);
-                // The answers to the last chunk may overtake what is entered later.
+                // The answers to the last chunk may come before a later note.
                 sent.over = flag != Flag::More;
             });
         });

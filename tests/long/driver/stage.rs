@@ -1,4 +1,4 @@
-//! What all scenes share: where the relay is, who may use it, how fast bytes may flow, what has been counted and found.
+//! What all scenes share: the relay, its users, the rate of bytes, the counts and the findings.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -75,7 +75,7 @@ impl Stage {
         Self { tls, plain, clients, endpoint, password, pace, tally, over: AtomicBool::new(false) }
     }
 
-    /// No more scenes begin, and long ones come to an end.
+    /// No more scenes begin, and long ones end.
     pub(crate) fn ring_down(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -109,7 +109,7 @@ impl Tally {
         scenes.map(|scenes| scenes.iter().map(|(name, (n, t))| (*name, *n, *t)).collect()).unwrap_or_default()
     }
 
-    /// Something that must not happen.
+    /// Notes something that must not happen.
     pub(crate) fn found(&self, what: String) {
         add(&self.findings_all, 1);
         if let Ok(mut findings) = self.findings.lock()
@@ -125,7 +125,7 @@ impl Tally {
     }
 }
 
-/// One clock that all senders draw on, so that the machine keeps something to spare.
+/// One clock for all senders, so that the machine keeps some spare time.
 #[derive(Default)]
 pub(crate) struct Pace(Mutex<Option<Instant>>);
 

@@ -1,4 +1,4 @@
-//! What is made of the figures: whether memory stayed flat, what the log may say, and the table at the end.
+//! Judges the figures: flat memory, permitted log lines, and the final table.
 
 /// Runs of so many seconds have a first minute to warm up in, and a second one to compare the last with.
 pub(crate) const LONG: usize = 180;
@@ -52,11 +52,11 @@ impl Windows {
     }
 }
 
-/// Lines of level WARN or ERROR that nobody has caused on purpose, and how many were.
+/// Lines of level WARN or ERROR that the mix did not cause on purpose, and how many it did.
 pub(crate) fn bad_lines(log: &str) -> (Vec<&str>, usize) {
     let loud = log.lines().filter(|line| {
         let level = line.split_whitespace().nth(1);
-        // A line that is none of the log's own is a panic's, or worse.
+        // A line in another form comes from a panic, or worse.
         !matches!(level, Some("INFO" | "DEBUG" | "TRACE"))
     });
     let (expected, bad): (Vec<&str>, Vec<&str>) =
@@ -64,13 +64,13 @@ pub(crate) fn bad_lines(log: &str) -> (Vec<&str>, usize) {
     (bad, expected.len())
 }
 
-/// What all cores counted under `key`, by their last words.
+/// The sum of `key` over all cores, from their last log lines.
 pub(crate) fn counted(log: &str, key: &str) -> u64 {
     let words = log.lines().filter(|line| line.contains("Core stopped")).flat_map(str::split_whitespace);
     words.filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
 }
 
-/// The table: what was asked, what was found, whether that is good.
+/// The table: the question, the finding, the verdict.
 #[derive(Default)]
 pub(crate) struct Verdict(Vec<(&'static str, String, Option<bool>)>);
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn loud_lines_and_lines_of_nobody_are_bad() {
+    fn loud_lines_and_foreign_lines_are_bad() {
         let log = "2026-01-01T00:00:00.0Z  INFO msrprelay: Listening\n\
                    2026-01-01T00:00:00.0Z  WARN msrprelay: Degraded\n\
                    2026-01-01T00:00:00.0Z ERROR msrprelay: Core died\n\

@@ -1,4 +1,4 @@
-//! Somebody who has just connected: asks and waits for the answer, one at a time, until it becomes a party.
+//! A new connection: asks and waits for the answer, one at a time, until it becomes a party.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ pub(crate) struct Approach {
     pub(crate) from: Ipv4Addr,
     pub(crate) tls: bool,
     pub(crate) old_tls: bool,
-    /// The most that the kernel takes in unread, where it is not to choose.
+    /// The size of the kernel's receive buffer, if the kernel does not choose.
     pub(crate) window: Option<usize>,
 }
 
@@ -56,7 +56,7 @@ impl Visitor {
         Ok(Self::new(stage, halves, uri))
     }
 
-    /// Somebody the relay has connected to.
+    /// An endpoint that the relay has connected to.
     pub(crate) fn accepted(
         stage: &Arc<Stage>,
         stream: TcpStream,

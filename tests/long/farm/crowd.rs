@@ -1,5 +1,4 @@
-//! All pairs: they log in, some are measured, all are set going, and in the end it is told whether they fared as they
-//! should.
+//! All pairs: they log in, some are measured, all start, and at the end their results are judged.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,14 +18,14 @@ use testkit_net::relay::{clients_of_each_version, self_signed_endpoint};
 
 /// Pairs that log in at the same time.
 const ARRIVING: usize = 16;
-/// Pairs of each length of way that are measured; with fewer of them that length is left out.
+/// The least number of measured pairs for each length of path; a length with fewer is left out.
 const MEASURED_MIN: usize = 8;
 const MEASURED_MAX: usize = 32;
-/// How long it is looked at what the relays do while nothing happens.
+/// How long the idle relays are observed.
 const IDLE: Duration = Duration::from_secs(2);
-/// The longest way: two relays of each client's.
+/// The longest path: two relays for each client.
 const HOPS_MAX: usize = 4;
-/// Once the time is up, all pairs end within this: whoever waits for a verdict has 50 s.
+/// After the time is over, all pairs end within this: a pair that waits for a verdict has 50 s.
 const RING_DOWN: Duration = Duration::from_secs(110);
 
 /// What all pairs share.
@@ -34,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) stage: Arc<Stage>,
     /// Where the name server is.
     pub(crate) dns: SocketAddr,
-    /// Whose turn it is to ask it.
+    /// Held by the client that asks the name server.
     pub(crate) asking: Mutex<()>,
     /// The port of all relays.
     pub(crate) port: u16,
@@ -50,18 +49,18 @@ pub(crate) struct Shared {
     pub(crate) detours: AtomicU64,
     /// Pairs of the dead relay that have logged in anew.
     pub(crate) moved: AtomicU64,
-    /// Messages that the dead relay has cut short, and those of them that have been sent again.
+    /// Messages that the dead relay cut short, and how many of them were sent again.
     pub(crate) owed: AtomicU64,
     pub(crate) paid: AtomicU64,
 }
 
 impl Shared {
-    /// Which relay has been killed.
+    /// The relay that was killed.
     pub(crate) fn dead(&self) -> Option<usize> {
         Some(self.dead.load(Ordering::SeqCst)).filter(|dead| *dead != usize::MAX)
     }
 
-    /// From now on nobody is surprised by what happens to it.
+    /// From here on, its clients expect to lose it.
     pub(crate) fn mark_dead(&self, relay: usize) {
         self.dead.store(relay, Ordering::SeqCst);
     }
@@ -69,12 +68,12 @@ impl Shared {
 
 pub(crate) struct Crowd {
     pub(crate) shared: Arc<Shared>,
-    /// Until they are set going.
+    /// Present until they start.
     pairs: Vec<Pair>,
     going: Vec<JoinHandle<()>>,
 }
 
-/// What it took to carry files of some pairs.
+/// The cost of carrying some pairs' files.
 pub(crate) struct Cost {
     pairs: usize,
     bytes: u64,
@@ -122,15 +121,15 @@ impl Crowd {
         Self { shared, pairs: pairs.into_inner().unwrap(), going: Vec::new() }
     }
 
-    /// CPU time a second of the relays while nobody says anything.
+    /// CPU time per second of the idle relays.
     pub(crate) fn idle(farm: &Farm) -> f64 {
         let (began, before) = (Instant::now(), farm.cpu_seconds());
         std::thread::sleep(IDLE);
         (farm.cpu_seconds() - before) / began.elapsed().as_secs_f64()
     }
 
-    /// Has pairs with one relay between them send a file each, all at the same time, then as many with two, and so on; the
-    /// clients' own work is not in the figures, which are of the relays' processes.
+    /// Pairs with one relay between them send a file each, all at the same time, then as many pairs with two, and so
+    /// on. The figures are of the relays' processes, without the clients' own work.
     pub(crate) fn measure(&mut self, farm: &Farm) -> Vec<(usize, Cost)> {
         let all = |hops: usize| self.pairs.iter().filter(|pair| pair.hops() == hops).count();
         let lengths: Vec<usize> = (1..=HOPS_MAX).filter(|hops| all(*hops) >= MEASURED_MIN).collect();
@@ -154,7 +153,7 @@ impl Crowd {
         lengths.into_iter().map(measure).collect()
     }
 
-    /// Sessions that outlive their clients: those behind another relay end when they were said to, with no connection.
+    /// Sessions that outlive their clients: those behind another relay end at their Expires, not with a connection.
     pub(crate) fn outliving(&self) -> u64 {
         let living = (0..RELAYS).filter(|relay| Some(*relay) != self.shared.dead());
         living.map(|relay| read(&self.shared.through[relay])).sum()
@@ -220,7 +219,7 @@ impl Crowd {
         let (all, theirs) = (read(&tally.failure_reports), read(&notices.reports));
         let early = read(&notices.arrived_and_reported);
         let found = format!("{theirs} of {all} were for them, {early} on what had arrived");
-        verdict.judge("nobody else got a REPORT", found, all == theirs);
+        verdict.judge("no other client got a REPORT", found, all == theirs);
         let moved = read(&self.shared.moved);
         let found = format!(
             "{moved} of {touched} pairs logged in elsewhere, {} times after trying the dead one",

@@ -1,9 +1,9 @@
-//! What the clients of a dead relay must have been told.
+//! What the clients of a dead relay must have heard.
 //!
-//! A relay that is killed says nothing. The connections to it end: that tells its own clients of all that was not
-//! answered (RFC 4975, 7.1.2 asks for an answer on the same connection). The relays that had been sending to it, or had
-//! been sent to, tell theirs: by the chunk's response, by a REPORT, by an end of the chunk with `#`. What it had answered
-//! 200 and not passed on is lost without a word: such is an answer hop by hop.
+//! A killed relay sends nothing. Its connections end, which covers everything unanswered for its own clients (RFC 4975,
+//! 7.1.2 asks for an answer on the same connection). The relays that sent to it, or received from it, notify their
+//! clients: by the chunk's response, by a REPORT, by an end of the chunk with `#`. Messages that it answered 200 and
+//! did not forward are lost silently: an answer is hop by hop.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -21,11 +21,11 @@ use crate::driver::stage::add;
 /// Verdicts, by kind.
 #[derive(Default)]
 pub(crate) struct Notices {
-    /// SENDs under way that had been answered 200, and of which nothing else was said.
+    /// SENDs under way that had been answered 200, without any later notice.
     pub(crate) answered: AtomicU64,
     /// Answered with a failure.
     pub(crate) refused: AtomicU64,
-    /// Told of by a REPORT of failure.
+    /// Failures reported by REPORT.
     pub(crate) reported: AtomicU64,
     /// Whole SENDs, or begun ones, whose verdict is the end of their connection.
     pub(crate) ended: AtomicU64,
@@ -33,7 +33,7 @@ pub(crate) struct Notices {
     pub(crate) cut: AtomicU64,
     /// Connections to the dead relay that have ended.
     pub(crate) connections: AtomicU64,
-    /// Those who wrote to the dead afterwards and were told.
+    /// Clients that wrote to the dead relay afterwards and got a failure.
     pub(crate) told_later: AtomicU64,
     /// REPORTs on what had arrived, but for which the dead relay's answer was still to come.
     pub(crate) arrived_and_reported: AtomicU64,
@@ -41,7 +41,7 @@ pub(crate) struct Notices {
     pub(crate) reports: AtomicU64,
 }
 
-/// Waits until both ends of a pair have been told all that they are owed, and enters what must be sent again.
+/// Waits until both ends of a pair have all notices that are due, and notes what must be sent again.
 pub(crate) fn settle(pair: &mut Pair, shared: &Shared) -> Outcome {
     let dead = shared.dead();
     for side in Side::BOTH {
@@ -58,10 +58,10 @@ pub(crate) fn settle(pair: &mut Pair, shared: &Shared) -> Outcome {
     }
     for side in Side::BOTH {
         if !pair.of(side).is_cut_off(dead) {
-            nobody_there(pair, shared, side)?;
+            absent_session_is_reported(pair, shared, side)?;
         }
     }
-    // What was owed of the earlier messages has come before the news of the last.
+    // The notices of the earlier messages have come before that of the last.
     for begun in pair.under_way.clone() {
         judge(pair, shared, &begun)?;
         pair.owed.push((begun.from, begun.total));
@@ -94,7 +94,7 @@ fn wait_for_verdicts(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
     })
 }
 
-/// One message that was under way.
+/// Judges one message that was under way.
 fn judge(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
     let notices = &shared.notices;
     let sender_lost = pair.of(begun.from).is_cut_off(shared.dead());
@@ -124,15 +124,15 @@ fn judge(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
         add(kind, 1);
     }
     add(&notices.reports, sent.reports.len() as u64);
-    // What the dead relay had answered for, up to the first notice, is taken to have arrived: nobody can tell.
+    // Bytes that the dead relay had answered for, up to the first notice, count as arrived: it cannot be known.
     let refused = sent.chunks.iter().filter(|chunk| chunk.status.is_some_and(|status| status != 200));
     let told = refused.map(|chunk| chunk.start).chain(sent.reports.iter().map(|((from, _), _)| *from));
     let first = told.min().unwrap_or(u64::MAX);
     sent.settle(&[(1, first.saturating_sub(1))], sender_lost)
 }
 
-/// Who writes to somebody on a dead relay is told.
-fn nobody_there(pair: &mut Pair, shared: &Shared, side: Side) -> Outcome {
+/// A client that writes to one on a dead relay gets a failure.
+fn absent_session_is_reported(pair: &mut Pair, shared: &Shared, side: Side) -> Outcome {
     let id = message_id(pair.dice.next());
     let party = &pair.of(side).party;
     let to = party.route(&pair.of(side.other()).party.path());

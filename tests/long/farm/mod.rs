@@ -1,9 +1,9 @@
 //! Four relays behind one SRV name, hundreds of clients spread over them, and one relay that dies in the middle.
 //!
-//! `scripts/farm.sh` builds it and runs the one ignored test in here; what it is to do comes in the environment. The
-//! relays, their name server and their accounts are the [`relays`]; two clients with a session between them are a
-//! [`pair`]; what the clients of a dead relay must have been told is in [`loss`]. An end of a session, its ledger and the
-//! contents of messages are those of the soak.
+//! `scripts/farm.sh` builds it and runs its one ignored test; the orders come in the environment. The relays, their
+//! name server and their accounts are the [`relays`]; two clients with a session between them are a [`pair`]; [`loss`]
+//! says what the clients of a dead relay must have heard. The ends of a session, their ledgers and the contents of
+//! messages are those of the soak.
 mod crowd;
 mod loss;
 mod pair;
@@ -18,10 +18,10 @@ use crate::driver::verdict::Verdict;
 use crowd::{Cost, Crowd};
 use relays::{Farm, RELAYS};
 
-/// How often it says how it goes.
+/// How often it reports its progress.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// What the script says.
+/// The script's orders.
 pub(crate) struct Orders {
     relay: PathBuf,
     place: PathBuf,
@@ -105,7 +105,7 @@ fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
     assert!(verdict.is_good(), "the farm has failed");
 }
 
-/// Says how it goes until then.
+/// Reports the progress until then.
 fn watch(crowd: &Crowd, farm: &Farm, until: Instant, say: &impl Fn(&str)) {
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! Two clients with a session between them, each behind whichever relay the DNS has led it to: what they send each other.
+//! Two clients with a session between them, each behind the relay that the DNS has led it to, and their messages.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const DNS_LIMIT: Duration = Duration::from_secs(10);
 /// A transfer that gets its share moves so much a second at the least.
 const SLOWEST: u64 = 128 << 10;
-/// After so long without news from beyond a dead relay a client looks whether the other side is there.
+/// After so long without news from beyond a dead relay, a client checks whether the other side lives.
 const DOUBT: Duration = Duration::from_secs(5);
 /// Messages that are remembered after they have arrived.
 const REMEMBERED: usize = 6;
@@ -76,10 +76,9 @@ pub(crate) struct Pair {
     pub(crate) dice: Dice,
     /// Begun, and not known to have arrived.
     pub(crate) under_way: Vec<Begun>,
-    /// Those that have arrived last: a relay that does not get the next one's answer to them reports a failure all the
-    /// same.
+    /// The last arrived messages: a relay that does not get the other side's answer still reports a failure.
     pub(crate) arrived: VecDeque<Begun>,
-    /// What a dead relay has cut short, by whom and how long: it is sent again as a whole.
+    /// Messages that a dead relay cut short, with sender and length: they are sent again whole.
     pub(crate) owed: Vec<(Side, u64)>,
 }
 
@@ -120,7 +119,7 @@ impl Pair {
         format!("pair {} by relays {}", self.number, way.join("-"))
     }
 
-    /// Some words each way, or a file; first of all what is owed.
+    /// Some words each way, or a file. Owed messages come first.
     pub(crate) fn round(&mut self, shared: &Shared) -> Outcome {
         while let Some((from, total)) = self.owed.last().copied() {
             self.transfer(shared, from, total)?;
@@ -156,7 +155,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Begins to send a message. All are answered: a dead relay's clients must learn what became of each SEND.
+    /// Begins to send a message. All are answered: a dead relay's clients must learn the fate of each SEND.
     fn begin(&mut self, from: Side, total: u64) {
         let id = message_id(self.dice.next());
         let outgoing = Outgoing {
@@ -172,7 +171,7 @@ impl Pair {
         self.under_way.push(Begun { from, id, total });
     }
 
-    /// Waits until all that is under way has arrived, was answered and nothing else was said of it.
+    /// Waits until everything under way has arrived and was answered, without failures.
     fn all_arrive(&mut self, shared: &Shared) -> Outcome {
         let bytes: u64 = self.under_way.iter().map(|begun| begun.total).sum();
         let limit = PATIENCE + Duration::from_secs(bytes / SLOWEST);
@@ -186,7 +185,7 @@ impl Pair {
                 return Err(format!("waited {limit:?} in vain for {begun:?}"));
             } else if self.is_on(shared.dead()) && in_doubt.get_or_insert_with(Instant::now).elapsed() > DOUBT
             {
-                // What a relay between two others had answered for is lost without a word.
+                // Bytes that a relay between two others answered for are lost silently.
                 return Err(format!("nothing was heard of {begun:?}"));
             } else {
                 std::thread::sleep(LOOK);
@@ -227,11 +226,11 @@ impl Pair {
         if ledger.end.is_some() {
             return Err("the sender's connection has ended".to_owned());
         }
-        // A receiver that has gone says nothing of success any more.
+        // A receiver that has gone reports no success any more.
         if to.shared.ledger().end.is_some() { Err("the receiver has gone".to_owned()) } else { Ok(false) }
     }
 
-    /// Of those that have arrived nothing else must have been said.
+    /// Arrived messages must have had no other notice.
     fn forget_all_but(&mut self, count: usize) -> Outcome {
         while self.arrived.len() > count
             && let Some(Begun { from, id, .. }) = self.arrived.pop_front()
@@ -247,7 +246,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Both log in anew; those whose relay is there still leave it in order.
+    /// Both log in anew; a client whose relay still lives leaves it in order.
     pub(crate) fn move_on(self, shared: &Shared) -> Result<Self, String> {
         let Self { number, clients, mut dice, owed, .. } = self;
         for mut client in clients {
@@ -275,10 +274,10 @@ fn meet(shared: &Shared, number: usize, dice: &mut Dice) -> Result<[Client; 2], 
     Ok([caller, callee])
 }
 
-/// As a client does it: SRV, addresses, one after the other until one answers; AUTH.
+/// Like a client: SRV, addresses, one after the other until one answers; AUTH.
 fn log_in(shared: &Shared, user: usize, dice: &mut Dice) -> Result<Client, String> {
     let located = {
-        // One after the other: a name server's socket takes in so much only.
+        // One after the other: a name server's socket holds only so many questions.
         let _turn = shared.asking.lock();
         locate(DOMAIN, Some(shared.dns), DNS_LIMIT).map_err(|error| error.to_string())?
     };
@@ -306,7 +305,7 @@ fn log_in(shared: &Shared, user: usize, dice: &mut Dice) -> Result<Client, Strin
     Err(format!("{name} finds no relay"))
 }
 
-/// Some clients want to be behind a second relay as well, and log in there through the first (RFC 4976, 5.1).
+/// Some clients also want to be behind a second relay, and log in there through the first (RFC 4976, 5.1).
 fn go_further(
     shared: &Shared,
     mut visitor: Visitor,

@@ -1,5 +1,5 @@
-//! What an operator sets up: four relays with certificates of one authority, a zone with one SRV name for them, a MariaDB
-//! with everybody's account. And what he sees of the relays from outside.
+//! The operator's setup: four relays with certificates of one authority, a zone with one SRV name for them, a MariaDB
+//! with all accounts. And the operator's view of the relays from outside.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -13,6 +13,7 @@ use testkit_net::mariadb::MariaDb;
 use testkit_net::process::Process;
 use testkit_net::relay::record_layer;
 use testkit_net::scrape::Page;
+use testkit_net::sql::SqlServer as _;
 use testkit_net::subscribers::{Database, Proxy};
 use testkit_net::zone::Zone;
 use testkit_net::{PATIENCE, until};
@@ -43,7 +44,7 @@ impl Farm {
     pub(crate) fn build(orders: &Orders) -> Self {
         let authority = Authority::new("The farm's own");
         fs::write(orders.place.join("ca.crt"), authority.pem()).unwrap();
-        let accounts = MariaDb::start(&[]);
+        let accounts = MariaDb::start();
         let database = Database::new(&accounts, Proxy::OpenSips);
         // The clients' users, and one more as there is no user0.
         database.add_many(2 * orders.pairs + 1);
@@ -69,7 +70,7 @@ impl Farm {
 
     /// What database this is, in words.
     pub(crate) fn accounts(&self) -> String {
-        format!("MariaDB {}", self.accounts.run("SELECT VERSION()").trim())
+        format!("MariaDB {}", self.accounts.run_in(None, "SELECT VERSION()").trim())
     }
 
     /// Sessions by relay and core, once they are as many as that: cores publish four times a second.
@@ -99,8 +100,8 @@ impl Farm {
         self.relays[at].kill();
     }
 
-    /// Whether the others are as they should be: without sessions once all have left, but for those that `outlive` their
-    /// clients; ending in order, and with nothing bad to say.
+    /// Judges the other relays: no sessions once all clients have left, except those that `outlive` their clients; an
+    /// orderly end, and nothing bad in the log.
     pub(crate) fn judge(&mut self, verdict: &mut Verdict, dead: usize, outlive: u64) {
         let living: Vec<usize> = (0..RELAYS).filter(|at| *at != dead).collect();
         let running = living.iter().filter(|at| self.relays[**at].ended().is_none()).count();
@@ -194,7 +195,7 @@ pub(crate) fn relay_at(address: IpAddr) -> Option<usize> {
     (0..RELAYS).find(|at| IpAddr::V4(self::address(*at)) == address)
 }
 
-/// A port that is free on all their addresses. Somebody may take it before they do.
+/// A port that is free on all their addresses. Another process may take it before they do.
 fn free_port() -> u16 {
     let is_free = |port: u16| (0..RELAYS).all(|at| TcpListener::bind((address(at), port)).is_ok());
     let chosen = || TcpListener::bind((address(0), 0)).ok()?.local_addr().ok().map(|at| at.port());

@@ -1,4 +1,4 @@
-//! Scenes around the door: AUTH in all its forms, guesses, half-sent heads, connections that are none.
+//! Scenes of arrival: AUTH in all its forms, guesses, half-sent heads, broken connections.
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::driver::stage::{add, own_address};
 use crate::driver::visitor::{Approach, Visitor};
 use testkit_net::frame::{Request, fresh_id};
 
-/// Accounts for those who go wrong: each does so too seldom to be banned (`limits.auth_failures_per_user_max`).
+/// Accounts for scenes with errors: each fails too seldom to be banned (`limits.auth_failures_per_user_max`).
 pub(crate) const UNLUCKY: u64 = 400;
 
 /// Opens a session, prolongs it, replaces its URI, closes.
@@ -52,7 +52,7 @@ pub(crate) fn guesses(cast: &mut Cast) -> Outcome {
         1 => visitor.close(),
         _ => {
             for _ in 0..2 {
-                expect(visitor.log_in(&format!("nobody{number}"), "a guess", None)?, 401)?;
+                expect(visitor.log_in(&format!("absent{number}"), "a guess", None)?, 401)?;
             }
             match visitor.frame() {
                 Err(End::Clean) => Ok(()),
@@ -66,7 +66,7 @@ fn expect(status: u16, wanted: u16) -> Outcome {
     if status == wanted { Ok(()) } else { Err(format!("AUTH: {status} instead of {wanted}")) }
 }
 
-/// Half a head, then nothing more, for a moment or until the relay has had enough.
+/// Half a head, then nothing more, for a moment or until the relay closes.
 pub(crate) fn half_head(cast: &mut Cast) -> Outcome {
     let approach = cast.approach(false, None);
     let mut visitor = Visitor::connect(&cast.stage, approach)?;
@@ -90,7 +90,7 @@ pub(crate) fn half_head(cast: &mut Cast) -> Outcome {
     Ok(())
 }
 
-/// A connection without a handshake, with half of one, with something else altogether.
+/// A connection without a handshake, with half of one, with other bytes.
 pub(crate) fn knocks(cast: &mut Cast) -> Outcome {
     let from = cast.approach(false, None).from;
     let stream = dial(cast.stage.tls, from, None).map_err(|error| format!("cannot connect: {error}"))?;
@@ -122,12 +122,12 @@ pub(crate) fn expires(cast: &mut Cast) -> Outcome {
     expect(visitor.log_in(&user, &password, Some(2))?, 200)?;
     cast.pause(2200, 3000);
     let session = visitor.session.clone().unwrap_or_default();
-    let to = format!("{session} msrps://nobody.invalid:2855/nobody;tcp");
+    let to = format!("{session} msrps://absent.invalid:2855/absent;tcp");
     let answer = visitor.ask(Request::send(&to, &visitor.uri, &fresh_id(), "1-0/0"))?;
     if answer.status() != Some(481) {
         return Err(format!("an expired session: {answer:?}"));
     }
-    // The connection may have another: at once, or when nothing can be under way that went through the first.
+    // The connection may have another session: at once, or when no request through the first can be under way.
     let rest = if cast.dice.chance(20) { 32 } else { 0 };
     for _ in 0..rest {
         if !cast.stage.is_over() {

@@ -1,4 +1,4 @@
-//! A listener that takes connections and does nothing good with them.
+//! A listener that accepts connections and does nothing useful with them.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Holds each connection for so long and closes it without a word.
+    /// Holds each connection for so long and closes it without sending anything.
     pub(crate) fn open(listener: TcpListener, rest: Duration) -> Result<Self, String> {
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let over = Arc::new(AtomicBool::new(false));

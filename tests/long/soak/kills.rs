@@ -1,5 +1,5 @@
-//! Scenes in which somebody goes, or was never there: what arrived is a true beginning of what was sent, its end is told,
-//! and the rest was told of to whoever sent it and is still there.
+//! Scenes in which one end leaves, or was never there: the receiver has a true beginning of what was sent, and hears
+//! its end; a sender that is still connected hears of the rest.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::driver::stage::{add, own_address};
 
 const HOW: [Leave; 3] = [Leave::InOrder, Leave::Truncate, Leave::Reset];
 
-/// The sender goes in mid-file.
+/// The sender leaves in mid-file.
 pub(crate) fn sender_dies(cast: &mut Cast) -> Outcome {
     let first = cast.dice.chance(50);
     let [mut from, to] = cast.pair([Manner::default(); 2], None)?.either(first);
@@ -32,7 +32,7 @@ pub(crate) fn sender_dies(cast: &mut Cast) -> Outcome {
     let path = from.path();
     from.let_go(how);
     add(&cast.stage.tally.kills, 1);
-    nobody_there(cast, &to, &path)?;
+    absent_session_is_reported(cast, &to, &path)?;
     let ended = |ledger: &mut crate::driver::ledger::Ledger| match ledger.received.get(&id) {
         None => Some((0, None)),
         Some(received) => received.ended().map(|flag| (received.bytes, Some(flag))),
@@ -44,7 +44,7 @@ pub(crate) fn sender_dies(cast: &mut Cast) -> Outcome {
     to.finish()
 }
 
-/// The receiver goes in mid-file, perhaps after it has not read for a while.
+/// The receiver leaves in mid-file, perhaps after it has not read for a while.
 pub(crate) fn receiver_dies(cast: &mut Cast) -> Outcome {
     let total = cast.dice.size(10_000, 16 << 20);
     let vanish = cast.dice.between(0, total * 4 / 5);
@@ -72,14 +72,14 @@ pub(crate) fn receiver_dies(cast: &mut Cast) -> Outcome {
         .map(crate::driver::ledger::Received::settled)
         .unwrap_or_default();
     settled(&from, &id, &arrived)?;
-    nobody_there(cast, &from, &path)?;
-    // Nothing was told twice meanwhile.
+    absent_session_is_reported(cast, &from, &path)?;
+    // No byte was reported twice meanwhile.
     settled(&from, &id, &arrived)?;
     from.finish()
 }
 
-/// Waits until the sender knows what has become of everything. The relay closes an endpoint's connection when the session
-/// that it was for is over.
+/// Waits until the sender knows the fate of everything. The relay closes an endpoint's connection when the session that
+/// it was for has ended.
 fn settled(from: &Party, id: &str, arrived: &[Range]) -> Outcome {
     let mut last = Ok(());
     let foreign = from.session.is_none();
@@ -92,9 +92,9 @@ fn settled(from: &Party, id: &str, arrived: &[Range]) -> Outcome {
     known.map_err(|error| format!("{error}; {last:?}"))
 }
 
-/// Who writes to somebody who has gone is told. An endpoint without a relay may find its own connection closed: the
-/// session that it was for is over.
-fn nobody_there(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
+/// A client that writes to a session that has ended gets a failure. An endpoint without a relay may find its own
+/// connection closed: the session that it was for has ended.
+fn absent_session_is_reported(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
     let id = message_id(cast.dice.next());
     let to = from.route(path);
     from.send(Outgoing {
@@ -113,7 +113,7 @@ fn nobody_there(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
     })
 }
 
-/// The sender breaks a message off; the next one arrives whole.
+/// The sender aborts a message; the next one arrives whole.
 pub(crate) fn sender_changes_its_mind(cast: &mut Cast) -> Outcome {
     let first = cast.dice.chance(50);
     let [from, to] = cast.pair([Manner::default(); 2], None)?.either(first);
@@ -128,7 +128,7 @@ pub(crate) fn sender_changes_its_mind(cast: &mut Cast) -> Outcome {
     delivered(&from, &to, &next_id, 50_000, 1 << 20)?;
     from.wait("answers", |ledger| ledger.sent.get(&id)?.is_answered().then_some(()))?;
     from.shared.ledger().sent(&id)?.check_clean()?;
-    // A relay may drop what it has not passed on of such a message.
+    // A relay may drop what it has not forwarded of such a message.
     let received = to.shared.enter(|ledger| ledger.received.get(&id).map(|r| (r.bytes, r.ended())));
     if let Some((bytes, flag)) = received
         && (bytes > at || flag != Some(Flag::Aborted))
@@ -161,7 +161,7 @@ pub(crate) fn sender_leaves_early(cast: &mut Cast) -> Outcome {
     pair.other.finish()
 }
 
-/// A next hop that cannot be had: nobody listens; somebody closes at once; somebody says nothing in TLS.
+/// A next hop that cannot be reached: nothing listens; the peer closes at once; the peer sends nothing in TLS.
 pub(crate) fn unreachable(cast: &mut Cast) -> Outcome {
     // Another user each time: too many failed dials of one are a limit.
     let user = format!("unlucky{}", cast.dice.between(0, UNLUCKY - 1));

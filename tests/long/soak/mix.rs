@@ -56,7 +56,7 @@ fn perform(name: &'static str, play: Play, stage: &Arc<Stage>, seed: u64, slot: 
         let began = Instant::now();
         if let Err(what) = play(&mut cast) {
             stage.tally.found(format!("{name}, place {slot}, round {round}: {what}"));
-            // A relay in trouble shall not be stormed.
+            // A relay in trouble must not be stormed.
             std::thread::sleep(Duration::from_secs(1));
         }
         stage.tally.scene(name, began.elapsed());

@@ -1,8 +1,8 @@
 //! The soak: a steady mix against the real binary for minutes, every byte verified, and nothing left behind.
 //!
-//! `scripts/soak.sh` builds both, makes certificate and config, and runs the one ignored test in here; what it is to do
-//! comes in the environment. The mix is in [`mix`], the scenes it is made of in [`talk`], [`kills`] and [`churn`]; an end
-//! of a session is a [`party`], what it may conclude is in its [`ledger`], and the [`verdict`] is a table.
+//! `scripts/soak.sh` builds both, makes certificate and config, and runs its one ignored test; the orders come in the
+//! environment. The mix is in [`mix`], its scenes in [`talk`], [`kills`] and [`churn`]; an end of a session is a
+//! [`party`], its conclusions are in its [`ledger`], and the [`verdict`] is a table.
 mod churn;
 mod door;
 mod kills;
@@ -26,7 +26,7 @@ const COOL_DOWN: Duration = Duration::from_secs(60);
 /// Stopping takes no longer.
 pub(crate) const STOP: Duration = Duration::from_secs(30);
 
-/// What the script says.
+/// The script's orders.
 struct Orders {
     relay: PathBuf,
     place: PathBuf,
@@ -94,7 +94,7 @@ fn set_up(orders: &Orders, relay: &Process) -> Stage {
     Stage::new(addresses, clients, endpoint, orders.password.clone())
 }
 
-/// Samples memory once a second and says every ten seconds how it goes.
+/// Samples memory once a second and reports the progress every ten seconds.
 fn watch_load(stage: &Stage, relay: &mut Process, began: Instant, seconds: usize) -> Vec<u64> {
     let mut samples = Vec::with_capacity(seconds);
     for second in 1..=seconds {

@@ -1,4 +1,4 @@
-//! Scenes in which all goes well, be it slowly: files, chats, receivers and senders that take their time.
+//! Scenes in which all goes well, if slowly: files, chats, slow receivers and senders.
 
 use std::time::{Duration, Instant};
 

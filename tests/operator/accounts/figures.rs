@@ -1,17 +1,22 @@
-//! How fast each backend is. No test: it prints figures, and needs the machine for itself.
+//! The speed of each backend. Not a test: it prints figures, and needs the machine for itself.
 //!
-//! `cargo test --release --test operator -- --ignored --nocapture --test-threads 1 accounts::figures`
+//! `cargo test --profile demo --test operator -- --ignored --nocapture --test-threads 1 accounts::figures`
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use msrprelay::config::{SecretAlgorithm, SharedSecret};
+use msrprelay::control::SharedSecrets;
 
 use super::plain_relay::{Account, PlainRelay};
 use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::mariadb::MariaDb;
+use testkit_net::postgres::Postgres;
+use testkit_net::sql::SqlServer;
 use testkit_net::subscribers::{Database, Proxy};
 
 /// How many authenticate at the same time, and for how long.
@@ -37,25 +42,44 @@ fn figures_of_each_backend_at_64_clients() {
         }
         measure("sqlite", &format!("backend: sqlite, sqlite: {{path: '{}'}}", path.display()));
 
-        let server = MariaDb::start(&["--innodb-buffer-pool-size=256M"]);
-        let site = Database::new(&server, Proxy::OpenSips);
-        site.add_many(100_000);
-        measure("mysql, 100,000 subscribers", &site.keys(""));
-        measure("mysql, remembered", &(site.keys("") + ", cache: 1h"));
+        let secret = "0123456789abcdef0123456789abcdef";
+        let keys = format!("shared_secrets: [{{secret: '{secret}'}}]");
+        let ttl_max = Duration::from_secs(86_400);
+        let settings = SharedSecret {
+            secret: secret.to_owned(),
+            algorithm: SecretAlgorithm::Sha1,
+            ttl_max,
+            without_user: false,
+        };
+        let secrets = SharedSecrets::new(&[settings]);
+        measure_with("shared secret", &keys, &|user| {
+            let made = secrets.sign(user, Duration::from_secs(3600), SystemTime::now()).unwrap();
+            (made.username, made.password)
+        });
+        measure_database::<MariaDb>();
+        measure_database::<Postgres>();
     });
 }
 
-/// What the thread of a data core is in, looked at a thousand times a second while every look-up hangs.
+fn measure_database<S: SqlServer>() {
+    let server = S::start_large();
+    let site = Database::<S>::new(&server, Proxy::OpenSips);
+    site.add_many(100_000);
+    measure(&format!("{}, 100,000 subscribers", S::BACKEND), &site.keys(""));
+    measure(&format!("{}, remembered", S::BACKEND), &(site.keys("") + ", cache: 1h"));
+}
+
+/// What a data core's thread waits in, sampled a thousand times a second while every look-up hangs.
 #[test]
 #[ignore = "prints figures; takes the whole machine"]
 fn figures_of_what_a_data_core_waits_in() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
+        let server = MariaDb::start();
         let site = Database::new(&server, Proxy::OpenSips);
         site.add_many(CLIENTS);
         let relay = PlainRelay::start(&site.keys_as_they_are(""));
         assert_eq!(relay.status("user1", "secret of user1"), 200);
-        let lock = server.lock(&format!("{}.subscriber", site.name));
+        let lock = site.lock();
         let began = Instant::now();
         let refused = AtomicUsize::new(0);
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -86,6 +110,11 @@ fn figures_of_what_a_data_core_waits_in() {
 }
 
 fn measure(what: &str, accounts: &str) {
+    measure_with(what, accounts, &|user| (user.to_owned(), format!("secret of {user}")));
+}
+
+/// `login` says what name and password a user logs in with.
+fn measure_with(what: &str, accounts: &str, login: &(dyn Fn(&str) -> (String, String) + Sync)) {
     let relay = PlainRelay::start(accounts);
     let done = AtomicUsize::new(0);
     let before = threads();
@@ -94,16 +123,17 @@ fn measure(what: &str, accounts: &str) {
         let (relay, done) = (&relay, &done);
         for n in 1..=CLIENTS {
             scope.spawn(move || {
-                let (user, password) = (format!("user{n}"), format!("secret of user{n}"));
+                let user = format!("user{n}");
+                let (name, password) = login(&user);
                 let mut connection = Endpoint::plain(relay.address, &user);
                 let mut uses = 0;
                 while began.elapsed() < TIME {
-                    // A connection may have two URIs: then the next one.
+                    // A connection may have two URIs: then the next connection.
                     if uses == 2 {
                         connection = Endpoint::plain(relay.address, &user);
                         uses = 0;
                     }
-                    let answer = Account::of(&user, &password).attempt(&mut connection, relay.address.port());
+                    let answer = Account::of(&name, &password).attempt(&mut connection, relay.address.port());
                     assert_eq!(answer.status(), Some(200), "{answer:?}");
                     uses += 1;
                     done.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
-//! The database goes wrong in every way it can, and what clients, and those who have a session, notice of it.
+//! The database fails in every way it can, and what clients, with and without sessions, notice of it.
 //!
-//! The rule for all: 408 with a comment that says try again, nothing counted, nobody banned; and when the database is
-//! well again, the next AUTH works.
+//! The rule for all: 408 with a comment that says try again, no failure counted, no client banned; and when the
+//! database works again, so does the next AUTH.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,19 +9,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plain_relay::{Account, PlainRelay};
+use super::plain_relay::{Account, PlainRelay, config};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::Endpoint;
-use testkit_net::mariadb::MariaDb;
-use testkit_net::subscribers::{Database, PATIENT, Proxy};
+use testkit_net::postgres::Postgres;
+use testkit_net::process::{Process, relay_binary};
+use testkit_net::sql::SqlServer;
+use testkit_net::subscribers::{Database, PATIENT, Proxy, RELAY_PASSWORD, keys_of};
 use testkit_net::transfer::Outgoing;
 use testkit_net::{bounded, contents, until};
 
-/// One failure that counts, and everybody is banned. Time enough for a busy machine.
+/// One counted failure bans every client. The times suit a busy machine.
 const STRICT: &str =
     "limits: {auth_failures_per_address_max: 1, auth_failures_per_user_max: 1, lookup_timeout: 60s}";
 
-/// A refusal that is no verdict.
+on_each_server! {
+    a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_passwords,
+    one_that_keeps_trying_on_its_connection_gets_in_when_the_database_is_there,
+    a_relay_that_starts_before_its_database_waits_for_it,
+    a_server_that_accepts_and_never_answers_is_given_up_in_time,
+    a_server_that_freezes_and_thaws_is_used_again,
+    a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat,
+    an_exhausted_pool_refuses_some_and_recovers,
+    a_server_that_refuses_further_connections_is_used_by_those_there_are,
+    a_wrong_password_of_the_relays_own_account_is_not_a_wrong_password_of_the_users,
+    connections_that_the_server_has_closed_meanwhile_are_made_again,
+    tls_is_used_where_the_server_insists_on_it_and_its_certificate_is_checked,
+    a_server_without_tls_is_not_talked_to_in_clear_where_tls_is_asked_for,
+    a_flood_of_look_ups_while_nothing_moves_is_bounded,
+}
+
+/// A refusal that is no verdict on the credentials.
 #[track_caller]
 fn assert_told_to_try_again(relay: &PlainRelay, login: &Account<'_>) {
     let answer = relay.attempt(login);
@@ -30,12 +48,11 @@ fn assert_told_to_try_again(relay: &PlainRelay, login: &Account<'_>) {
     assert!(!relay.server.accounts_ready());
 }
 
-#[test]
-fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_passwords() {
+fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_passwords<S: SqlServer>() {
     bounded(|| {
-        let mut server = MariaDb::start(&[]);
+        let mut server = S::start();
         let relay = {
-            let site = Database::new(&server, Proxy::OpenSips);
+            let site = Database::<S>::new(&server, Proxy::OpenSips);
             site.add_many(64);
             PlainRelay::with(&site.keys(""), STRICT)
         };
@@ -68,16 +85,16 @@ fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_p
                 server.kill();
                 more(&refused, 20);
                 assert!(!relay.server.accounts_ready());
-                // Who has a session does not notice.
+                // A client with a session does not notice.
                 alice.chat(&mut bob, b"while it is down");
                 server.launch();
-                // Nobody helps, and nobody is refused once more first.
+                // Without any help, the first client is served.
                 assert_eq!(relay.status("user64", "secret of user64"), 200);
                 assert!(relay.server.accounts_ready());
             }
             more(&accepted, 50);
         });
-        // Nothing was counted; what is wrong still is.
+        // Nothing was counted; wrong credentials still are.
         assert_eq!(relay.status("user1", "wrong"), 401);
         assert_eq!(relay.status("user1", "secret of user1"), 403);
         bob.chat(&mut alice, b"after");
@@ -92,7 +109,7 @@ impl Drop for Stopping<'_> {
     }
 }
 
-/// Waits until something has been counted so many times more.
+/// Waits until so many more have been counted.
 #[track_caller]
 fn more(counter: &AtomicUsize, times: usize) {
     let before = counter.load(Ordering::SeqCst);
@@ -102,12 +119,11 @@ fn more(counter: &AtomicUsize, times: usize) {
 }
 
 // One connection may try as often as it likes, too.
-#[test]
-fn one_that_keeps_trying_on_its_connection_gets_in_when_the_database_is_there() {
+fn one_that_keeps_trying_on_its_connection_gets_in_when_the_database_is_there<S: SqlServer>() {
     bounded(|| {
-        let mut server = MariaDb::start(&[]);
+        let mut server = S::start();
         let relay = {
-            let site = Database::new(&server, Proxy::OpenSips);
+            let site = Database::<S>::new(&server, Proxy::OpenSips);
             site.add("alice", DOMAIN, "wonderland");
             PlainRelay::with(&(site.keys("") + ", max_attempts: 1"), STRICT)
         };
@@ -122,12 +138,11 @@ fn one_that_keeps_trying_on_its_connection_gets_in_when_the_database_is_there() 
     });
 }
 
-#[test]
-fn a_relay_that_starts_before_its_database_waits_for_it() {
+fn a_relay_that_starts_before_its_database_waits_for_it<S: SqlServer>() {
     bounded(|| {
-        let mut server = MariaDb::start(&[]);
+        let mut server = S::start();
         let keys = {
-            let site = Database::new(&server, Proxy::OpenSips);
+            let site = Database::<S>::new(&server, Proxy::OpenSips);
             site.add("alice", DOMAIN, "wonderland");
             site.keys("")
         };
@@ -141,13 +156,12 @@ fn a_relay_that_starts_before_its_database_waits_for_it() {
     });
 }
 
-#[test]
-fn a_server_that_accepts_and_never_answers_is_given_up_in_time() {
+fn a_server_that_accepts_and_never_answers_is_given_up_in_time<S: SqlServer>() {
     bounded(|| {
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = silent.local_addr().unwrap().port();
         let accepting = std::thread::spawn(move || {
-            // Nobody must be told by a closed connection. A connection from the test itself ends it.
+            // The relay must not learn it from a closed connection. A connection of the test itself ends it.
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = silent.accept() {
                 let mut first = [0; 4];
@@ -158,9 +172,8 @@ fn a_server_that_accepts_and_never_answers_is_given_up_in_time() {
             }
             0
         });
-        let keys = format!(
-            "backend: mysql, mysql: {{url: 'mysql://relay:pw@127.0.0.1:{port}/site', connect_timeout: 500ms}}"
-        );
+        let url = format!("{}://relay:pw@127.0.0.1:{port}/site", S::BACKEND);
+        let keys = keys_of::<S>(&url, ", connect_timeout: 500ms");
         let relay = PlainRelay::with(&keys, STRICT);
         let login = Account::of("alice", "wonderland");
         for _ in 0..3 {
@@ -174,12 +187,11 @@ fn a_server_that_accepts_and_never_answers_is_given_up_in_time() {
     });
 }
 
-// The connections there are hang in the middle of their work, and new ones are never greeted.
-#[test]
-fn a_server_that_freezes_and_thaws_is_used_again() {
+// The existing connections hang in the middle of their work, and new ones are never greeted.
+fn a_server_that_freezes_and_thaws_is_used_again<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add("alice", DOMAIN, "wonderland");
         let relay = PlainRelay::with(&site.keys_as_they_are(""), STRICT);
         assert_eq!(relay.status("alice", "wonderland"), 200);
@@ -195,12 +207,11 @@ fn a_server_that_freezes_and_thaws_is_used_again() {
     });
 }
 
-// What the pace was is printed (cargo test -- --nocapture); what is asserted is that it goes on.
-#[test]
-fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat() {
+// The pace is only printed (cargo test -- --nocapture); the test asserts that transfers go on.
+fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add_many(8);
         let relay = PlainRelay::with(&site.keys(", query_timeout: 4s"), STRICT);
         let [mut alice, mut bob, mut carol, mut dave] =
@@ -230,7 +241,7 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
                 }
             });
             let before = pace(&mut carol, &mut dave, moved, |spent| spent > Duration::from_secs(3));
-            let lock = server.lock(&format!("{}.subscriber", site.name));
+            let lock = site.lock();
             let refused = AtomicUsize::new(0);
             let locked_at = Instant::now();
             let over = AtomicBool::new(false);
@@ -263,7 +274,7 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
     });
 }
 
-/// How a chat and a transfer beside it went.
+/// The pace of a chat and a transfer beside it.
 struct Pace {
     rounds: Vec<Duration>,
     bytes: u64,
@@ -281,7 +292,7 @@ impl std::fmt::Display for Pace {
     }
 }
 
-/// Converses until `is_enough` of the time spent; meanwhile the file must go on, too.
+/// Chats until `is_enough` of the time spent; meanwhile the file must go on, too.
 #[track_caller]
 fn pace(
     from: &mut Endpoint,
@@ -301,17 +312,16 @@ fn pace(
     Pace { rounds, bytes, seconds: began.elapsed().as_secs_f64() }
 }
 
-#[test]
-fn an_exhausted_pool_refuses_some_and_recovers() {
+fn an_exhausted_pool_refuses_some_and_recovers<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add_many(32);
         let relay = PlainRelay::with(
             &site.keys(", connections_max: 1, connect_timeout: 30s, query_timeout: 30s"),
             &STRICT.replace("60s", "4s"),
         );
-        // On a busy machine a look-up may take longer than it may here: what is looked up in the end is the claim.
+        // On a busy machine a look-up may take too long: the claim is that it succeeds in the end.
         let gets_in = |n: usize| {
             let user = format!("user{n}");
             until("the connection to be free", || {
@@ -319,7 +329,7 @@ fn an_exhausted_pool_refuses_some_and_recovers() {
             });
         };
         gets_in(1);
-        let lock = server.lock(&format!("{}.subscriber", site.name));
+        let lock = site.lock();
         // The first has the only connection; the others wait for it until they have waited too long.
         at_once(16, |n| {
             let user = format!("user{}", n + 1);
@@ -331,14 +341,13 @@ fn an_exhausted_pool_refuses_some_and_recovers() {
     });
 }
 
-// The relay is allowed fewer connections than it would take: it does with those.
-#[test]
-fn a_server_that_refuses_further_connections_is_used_by_those_there_are() {
+// The server allows fewer connections than the relay would make: the relay uses those.
+fn a_server_that_refuses_further_connections_is_used_by_those_there_are<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add_many(64);
-        server.run(&format!("ALTER USER '{}'@'%' WITH MAX_USER_CONNECTIONS 2", site.name));
+        server.limit_connections(&site.name, 2);
         let relay = PlainRelay::with(&site.keys(", connections_max: 16"), STRICT);
         for _ in 0..3 {
             at_once(64, |n| {
@@ -360,43 +369,43 @@ fn at_once(times: usize, act: impl Fn(usize) + Sync) {
     });
 }
 
-#[test]
-fn a_wrong_password_of_the_relays_own_account_is_not_a_wrong_password_of_the_users() {
+fn a_wrong_password_of_the_relays_own_account_is_not_a_wrong_password_of_the_users<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::shared();
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::shared();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add("alice", DOMAIN, "wonderland");
         let name = &site.name;
-        server.run(&format!("SET PASSWORD FOR '{name}'@'%' = PASSWORD('another')"));
-        let relay = PlainRelay::with(&site.keys(""), STRICT);
+        server.set_password(name, "another");
+        // On a busy machine SCRAM takes its time.
+        let patient = site.keys(", connect_timeout: 30s, query_timeout: 30s");
+        let relay = PlainRelay::with(&patient, STRICT);
         assert_told_to_try_again(&relay, &Account::of("alice", "wonderland"));
-        server.run(&format!("SET PASSWORD FOR '{name}'@'%' = PASSWORD('only-reads')"));
+        server.set_password(name, RELAY_PASSWORD);
         assert_eq!(relay.status("alice", "wonderland"), 200);
-        // What was granted is taken back while the relay holds a connection; then the table goes.
+        // A right is revoked while the relay holds a connection; then the table is dropped.
         for (wrong, right) in [
             (
-                format!("REVOKE SELECT (ha1) ON {name}.subscriber FROM '{name}'@'%'"),
-                format!("GRANT SELECT (ha1) ON {name}.subscriber TO '{name}'@'%'"),
+                format!("REVOKE SELECT (ha1) ON subscriber FROM {}", S::account(name)),
+                format!("GRANT SELECT (ha1) ON subscriber TO {}", S::account(name)),
             ),
             (
-                format!("RENAME TABLE {name}.subscriber TO {name}.gone"),
-                format!("RENAME TABLE {name}.gone TO {name}.subscriber"),
+                "ALTER TABLE subscriber RENAME TO gone".to_owned(),
+                "ALTER TABLE gone RENAME TO subscriber".to_owned(),
             ),
         ] {
-            server.run(&wrong);
+            site.run(&wrong);
             assert_told_to_try_again(&relay, &Account::of("alice", "wonderland"));
-            server.run(&right);
+            site.run(&right);
             assert_eq!(relay.status("alice", "wonderland"), 200);
         }
     });
 }
 
-// Connections that were idle for long are closed by the server; whoever comes next must not notice.
-#[test]
-fn connections_that_the_server_has_closed_meanwhile_are_made_again() {
+// The server closes connections that were idle for long; the next client must not notice.
+fn connections_that_the_server_has_closed_meanwhile_are_made_again<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add_many(8);
         let relay = PlainRelay::with(&site.keys(""), STRICT);
         at_once(8, |n| {
@@ -404,77 +413,202 @@ fn connections_that_the_server_has_closed_meanwhile_are_made_again() {
             assert_eq!(relay.status(&user, &format!("secret of {user}")), 200);
         });
         for _ in 0..3 {
-            server.run(&format!("KILL USER '{}'@'%'", site.name));
+            server.disconnect(&site.name);
             assert_eq!(relay.status("user1", "secret of user1"), 200);
             assert!(relay.server.accounts_ready());
         }
     });
 }
 
-#[test]
-fn tls_is_used_where_the_server_insists_on_it_and_its_certificate_is_checked() {
+fn tls_is_used_where_the_server_insists_on_it_and_its_certificate_is_checked<S: SqlServer>() {
     bounded(|| {
         let place = tempfile::tempdir().unwrap();
         let pair = |name: &str, host: &str| {
             let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
-            std::fs::write(place.path().join(format!("{name}.crt")), made.cert.pem()).unwrap();
-            std::fs::write(place.path().join(format!("{name}.key")), made.signing_key.serialize_pem())
-                .unwrap();
-            place.path().join(name).display().to_string()
+            let [certificate, key] = ["crt", "key"].map(|end| place.path().join(format!("{name}.{end}")));
+            std::fs::write(&certificate, made.cert.pem()).unwrap();
+            std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+            (certificate, key)
         };
         let (own, other) = (pair("own", "127.0.0.1"), pair("other", "127.0.0.1"));
-        let options = [
-            format!("--ssl-cert={own}.crt"),
-            format!("--ssl-key={own}.key"),
-            "--require-secure-transport=ON".to_owned(),
-        ];
-        let server = MariaDb::over_tcp(place, &options);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::over_tcp(place, Some((&own.0, &own.1)));
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add("alice", DOMAIN, "wonderland");
         let login = Account::of("alice", "wonderland");
-        let relay = |options: &str, more: &str| {
-            let url = site.url_over_tcp(options);
-            PlainRelay::with(&format!("backend: mysql, mysql: {{url: '{url}'{PATIENT}{more}}}"), STRICT)
-        };
-        let verified = relay("?require_ssl=true", &format!(", ca: '{own}.crt'"));
+        let relay = |options: &str, more: &str| PlainRelay::with(&site.keys_over_tcp(options, more), STRICT);
+        let named_by = |path: &std::path::Path| format!(", ca: '{}'", path.display());
+        let verified = relay(S::TLS, &named_by(&own.0));
         assert_eq!(verified.attempt(&login).status(), Some(200));
-        assert!(site.run("SHOW STATUS LIKE 'Ssl_accepts'").trim_end().ends_with(char::is_numeric));
+        assert!(server.has_come_by_tls(&site.name));
         assert_told_to_try_again(&relay("", ""), &login);
-        assert_told_to_try_again(&relay("?require_ssl=true", &format!(", ca: '{other}.crt'")), &login);
-        assert_told_to_try_again(&relay("?require_ssl=true", ""), &login);
-        let trusting = relay("?require_ssl=true&verify_ca=false&verify_identity=false", "");
-        assert_eq!(trusting.attempt(&login).status(), Some(200));
-        // A server without TLS is not talked to in clear.
-        let plain = MariaDb::over_tcp(tempfile::tempdir().unwrap(), &["--skip-ssl".to_owned()]);
-        let site = Database::new(&plain, Proxy::OpenSips);
+        for options in [S::TLS, S::TLS_ANY_NAME] {
+            assert_told_to_try_again(&relay(options, &named_by(&other.0)), &login);
+            assert_told_to_try_again(&relay(options, ""), &login);
+        }
+        assert_eq!(relay(S::TLS_UNVERIFIED, "").attempt(&login).status(), Some(200));
+    });
+}
+
+// A certificate that the right authority has given to another host. MySQL's driver checks the name whatever it is told.
+#[test]
+fn the_name_in_the_servers_certificate_is_checked_unless_the_operator_says_otherwise() {
+    type S = Postgres;
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["db.example.net".to_owned()]).unwrap();
+        let [certificate, key] = ["crt", "key"].map(|end| place.path().join(format!("other.{end}")));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let server = S::over_tcp(place, Some((&certificate, &key)));
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add("alice", DOMAIN, "wonderland");
-        let url = site.url_over_tcp("?require_ssl=true");
-        let relay = PlainRelay::with(&format!("backend: mysql, mysql: {{url: '{url}'{PATIENT}}}"), STRICT);
-        assert_told_to_try_again(&relay, &login);
-        let url = site.url_over_tcp("");
-        let relay = PlainRelay::with(&format!("backend: mysql, mysql: {{url: '{url}'{PATIENT}}}"), STRICT);
+        let ca = format!(", ca: '{}'", certificate.display());
+        let relay = |options| PlainRelay::with(&site.keys_over_tcp(options, &ca), STRICT);
+        let login = Account::of("alice", "wonderland");
+        assert_told_to_try_again(&relay(S::TLS), &login);
+        assert_eq!(relay(S::TLS_ANY_NAME).attempt(&login).status(), Some(200));
+    });
+}
+
+fn a_server_without_tls_is_not_talked_to_in_clear_where_tls_is_asked_for<S: SqlServer>() {
+    bounded(|| {
+        let plain = S::over_tcp(tempfile::tempdir().unwrap(), None);
+        let site = Database::<S>::new(&plain, Proxy::OpenSips);
+        site.add("alice", DOMAIN, "wonderland");
+        let login = Account::of("alice", "wonderland");
+        for options in [S::TLS, S::TLS_ANY_NAME, S::TLS_UNVERIFIED] {
+            assert_told_to_try_again(&PlainRelay::with(&site.keys_over_tcp(options, ""), STRICT), &login);
+        }
+        let relay = PlainRelay::with(&site.keys_over_tcp("", ""), STRICT);
         assert_eq!(relay.attempt(&login).status(), Some(200));
     });
 }
 
-// More who ask than may wait: the rest is refused at once, and the relay holds no more than it may.
-#[test]
-fn a_flood_of_look_ups_while_nothing_moves_is_bounded() {
+// More look-ups than may wait: the rest is refused at once, and the relay's memory stays bounded.
+fn a_flood_of_look_ups_while_nothing_moves_is_bounded<S: SqlServer>() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
-        let site = Database::new(&server, Proxy::OpenSips);
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
         site.add_many(1);
         let relay = Arc::new(PlainRelay::with(
             &site.keys(", connections_max: 1, query_timeout: 2s"),
             "limits: {lookups_waiting_max: 16, unauthenticated_per_address_max: 1000}",
         ));
         assert_eq!(relay.status("user1", "secret of user1"), 200);
-        let lock = server.lock(&format!("{}.subscriber", site.name));
+        let lock = site.lock();
         at_once(400, |n| assert_eq!(relay.status(&format!("stranger{n}"), "x"), 408));
         let limits: Vec<_> =
             relay.server.counters()[0].limits_reached().filter(|(_, times)| *times > 0).collect();
         drop(lock);
         until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
         assert_eq!(relay.status("user1", "secret of user1"), 200, "{limits:?}");
+    });
+}
+
+/// What the log says of accounts that cannot be asked.
+#[track_caller]
+fn said(keys: &str) -> String {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("config.yaml"), config(keys, "")).unwrap();
+    let relay = Process::start(relay_binary(), place.path());
+    until("the log to say it", || {
+        let log = relay.log();
+        log.lines().find(|line| line.contains("Accounts are unavailable")).map(str::to_owned)
+    })
+}
+
+// The table of docs/operate/accounts.md.
+#[test]
+fn log_says_what_is_wrong_with_a_postgres_and_what_to_do_about_it() {
+    type S = Postgres;
+    bounded(|| {
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
+        let name = &site.name;
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let keys = site.keys("");
+        for (keys, code, remedy) in [
+            (
+                keys.replace(RELAY_PASSWORD, "S3cret"),
+                "ERROR 28P01: ",
+                "correct user and password in auth.postgres.url",
+            ),
+            (
+                keys.replace(&format!(":{RELAY_PASSWORD}@"), "@"),
+                "it asks for a password: ",
+                "write it into auth.postgres.url",
+            ),
+            (
+                keys.replace(&format!("/{name}?"), "/nowhere?"),
+                "ERROR 3D000: ",
+                "correct the database in auth.postgres.url",
+            ),
+            (site.keys(", table: gone"), "ERROR 42P01: ", "correct auth.postgres.table"),
+            (site.keys(", table: gone.subscriber"), "ERROR 42P01: ", "correct auth.postgres.table"),
+            (
+                site.keys(", ha1_column: gone"),
+                "ERROR 42703: ",
+                "correct the names of the columns under auth.postgres",
+            ),
+            (
+                site.keys(", cleartext_passwords: true"),
+                "ERROR 42501: ",
+                "GRANT the relay's account SELECT on the columns it reads",
+            ),
+            (
+                keys_of::<S>(&format!("postgres://u:S3cret@127.0.0.1:{closed}/d"), PATIENT),
+                "Connection refused",
+                "see whether it runs, or correct host and port in auth.postgres.url",
+            ),
+            (
+                keys_of::<S>("postgres://u:S3cret@localhost/d?host=/nowhere", PATIENT),
+                "No such file",
+                "see whether it runs, or correct host and port in auth.postgres.url",
+            ),
+        ] {
+            let line = said(&keys);
+            assert!(line.contains(code) && line.contains(remedy), "{keys}\n{line}");
+            assert!(!line.contains("S3cret") && !line.contains(RELAY_PASSWORD), "{line}");
+        }
+        server.limit_connections(name, 0);
+        let line = said(&keys);
+        assert!(
+            line.contains("ERROR 53300: ") && line.contains("lower auth.postgres.connections_max"),
+            "{line}"
+        );
+    });
+}
+
+#[test]
+fn log_says_what_is_wrong_with_the_tls_of_a_postgres() {
+    type S = Postgres;
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["db.example.net".to_owned()]).unwrap();
+        let [certificate, key] = ["crt", "key"].map(|end| place.path().join(format!("own.{end}")));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let server = S::over_tcp(place, Some((&certificate, &key)));
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
+        let plain = S::over_tcp(tempfile::tempdir().unwrap(), None);
+        let clear = Database::<S>::new(&plain, Proxy::OpenSips);
+        let ca = format!(", ca: '{}'", certificate.display());
+        for (keys, why, remedy) in [
+            (
+                site.keys_over_tcp("", ""),
+                "ERROR 28000: ",
+                "write ?sslmode=verify-full behind auth.postgres.url",
+            ),
+            (
+                site.keys_over_tcp(S::TLS, ""),
+                "invalid peer certificate: ",
+                "name the CA of its certificate in auth.postgres.ca",
+            ),
+            (site.keys_over_tcp(S::TLS, &ca), "not valid for name", "and the host that it is for"),
+            (clear.keys_over_tcp(S::TLS, ""), "it knows no TLS: ", "turn TLS on there"),
+        ] {
+            let line = said(&keys);
+            assert!(line.contains(why) && line.contains(remedy), "{keys}\n{line}");
+        }
     });
 }

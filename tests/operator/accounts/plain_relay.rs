@@ -12,7 +12,7 @@ use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::Frame;
 use testkit_net::relay::raise_descriptors;
 
-/// A running relay; ends with the test. Its clients connect without TLS, which is not what is looked at here.
+/// A running relay; ends with the test. Its clients connect without TLS, which these tests are not about.
 pub(crate) struct PlainRelay {
     pub(crate) server: Server,
     pub(crate) address: SocketAddr,
@@ -40,7 +40,7 @@ impl PlainRelay {
         Self { server, address }
     }
 
-    /// What a client on a connection of its own is told.
+    /// The answer to a client on a connection of its own.
     pub(crate) fn attempt(&self, account: &Account<'_>) -> Frame {
         account.attempt(&mut Endpoint::plain(self.address, "client"), self.address.port())
     }

@@ -31,13 +31,13 @@ impl Place {
         format!("backend: sqlite, sqlite: {{path: '{}'}}", self.file().display())
     }
 
-    /// Runs `msrprelay user`, its standard input no terminal.
+    /// Runs `msrprelay user`, with a standard input that is no terminal.
     fn user(&self, arguments: &[&str], password: &str) -> Output {
         let mut command = Command::new(relay_binary());
         command.arg("user").args(arguments).arg("--database").arg(self.file());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // One that needs no password does not read it.
+        // A command that needs no password does not read it.
         let _ = child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes());
         child.wait_with_output().unwrap()
     }
@@ -142,7 +142,7 @@ fn what_is_done_is_confirmed_with_the_user_that_is_meant() {
     });
 }
 
-// Whatever whoever writes does, a look-up finds the account as it was before or as it is after.
+// Whatever a writer does, a look-up finds the account as it was before or as it is after.
 #[test]
 fn auths_go_on_while_users_come_and_go() {
     bounded(|| {
@@ -244,7 +244,8 @@ fn the_config_names_file_and_realm() {
     });
 }
 
-// Req S9: a remembered account was refused where an unknown one was told to try again, so that an outage told who exists.
+// Req S9: during an outage, a guess at a remembered account must get the answer of an unknown one, or the outage would
+// show who exists.
 #[test]
 fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_in() {
     bounded(|| {
@@ -255,7 +256,7 @@ fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_
         assert_eq!(relay.status("alice", "wonderland"), 200);
         let away = place.0.path().join("away");
         fs::rename(place.file(), &away).unwrap();
-        for user in ["alice", "bob", "nobody"] {
+        for user in ["alice", "bob", "absent"] {
             assert_eq!(relay.status(user, "guess"), 408, "{user}");
         }
         assert_eq!(relay.status("alice", "wonderland"), 200);

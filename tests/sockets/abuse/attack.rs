@@ -1,9 +1,7 @@
-//! The frame of every attack: a relay, a pair of well-behaved clients, and what is looked at before, during
-//! and after.
+//! The frame of every attack: a relay, a pair of well-behaved clients, and the checks before, during and after.
 //!
-//! How fast the pair converses is not measured: a machine may be busy. But while an attack is on a further
-//! [`FURTHER`] messages must get through ([`Attack::goes_on`]), and only if they do not within [`PATIENCE`]
-//! has the attack stopped them.
+//! The pair's speed is not measured, because a machine may be busy. But during an attack another [`FURTHER`] messages
+//! must get through ([`Attack::goes_on`]), and only if they do not within [`PATIENCE`] has the attack stopped them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -25,7 +23,7 @@ pub(crate) const CONNECTION_KIB_MAX: u64 = 64;
 /// What one direction between two clients may hold: `limits.queue_bytes_high`, one read across it, and
 /// `limits.flush_bytes_max`.
 pub(crate) const TRANSFER_KIB_MAX: u64 = 256 + 64 + 128;
-/// What the allocator may add to that, and what comes and goes with any work at all.
+/// What the allocator may add to that, and what any work takes for a while.
 const SLACK_KIB: u64 = 2048;
 
 /// Messages that must get through while an attack is on.
@@ -56,12 +54,12 @@ pub(crate) fn one_core(more: &'static str) -> Setup {
     Setup { cores: &ONE_CORE, more, ..Setup::default() }
 }
 
-/// A relay under attack, and the pair that must not notice.
+/// A relay under attack, and the pair that must not be affected.
 pub(crate) struct Attack {
     pub(crate) relay: RelayProcess,
     pair: Pair,
     memory: Memory,
-    /// Descriptors open before anybody was connected.
+    /// Descriptors open before any client connected.
     descriptors: usize,
     /// Descriptors open while the pair alone is.
     descriptors_of_pair: usize,
@@ -90,13 +88,13 @@ impl Attack {
         Self { relay, pair, memory, descriptors, descriptors_of_pair, bound_kib, began: Instant::now() }
     }
 
-    /// The pair converses while what came before lasts.
+    /// The pair keeps conversing during the attack.
     #[track_caller]
     pub(crate) fn goes_on(&self) {
         self.pair.goes_on();
     }
 
-    /// Waits until the relay has given up everybody but the pair, whatever its peers think.
+    /// Waits until the relay has given up all connections except the pair's, whatever their peers think.
     #[track_caller]
     pub(crate) fn is_alone(&self) {
         until("everybody but the pair to be given up", || {
@@ -105,9 +103,9 @@ impl Attack {
     }
 
     /// A path through this relay to a session that it does not have.
-    pub(crate) fn nobody(&self) -> String {
+    pub(crate) fn absent_session(&self) -> String {
         let port = self.relay.addresses[0].port();
-        format!("msrps://{HOST}:{port}/nobody;tcp msrps://nobody.invalid:2855/nobody;tcp")
+        format!("msrps://{HOST}:{port}/absent;tcp msrps://absent.invalid:2855/absent;tcp")
     }
 
     /// A connection from a certain address of this host, which has not authenticated.
@@ -130,8 +128,8 @@ impl Attack {
         on(core, || self.relay.narrow_client(user))
     }
 
-    /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing
-    /// is left. Returns the log.
+    /// The attack is over and its connections are gone: the pair goes on, ends its conversation, and nothing is left.
+    /// Returns the log.
     #[track_caller]
     pub(crate) fn end(mut self) -> String {
         self.goes_on();
@@ -243,10 +241,10 @@ fn converse(mut alice: Endpoint, peer: &str, over: &AtomicBool) {
         let tid = alice.say(peer, &words);
         assert_eq!(alice.status(&tid), 200);
         if last {
-            // The relay has it, and bob will.
+            // The relay has the message, and bob will get it.
             return alice.close();
         }
-        // The pair takes a part of the processors, not all that the attack leaves.
+        // The pair uses a part of the processors, not all that the attack leaves.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that break, and TLS that is none.
+//! Connections that break, and bytes that are not TLS.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ fn begin_chunk(from: &mut Endpoint, peer: &str, data: &[u8]) -> String {
     tid
 }
 
-/// What the receiver of a message that broke off gets: an abort behind what it got, and its peer is gone.
+/// What the receiver of a message that broke off gets: an abort after its bytes, and its peer is gone.
 fn check_broken_off(receiver: &mut Endpoint, peer: &str, data: &[u8], at_least: usize) {
     let frame = receiver.request("SEND");
     assert_eq!(frame.flag, Flag::Aborted, "{frame:?}");
@@ -55,7 +55,7 @@ fn a_sender_that_resets_in_mid_chunk_leaves_an_aborted_chunk_and_nothing_else() 
             check_broken_off(&mut receiver, &path, &data, PART / 2);
             attack.goes_on();
         }
-        // The same from somebody without a session, who comes to whatever core.
+        // The same from a peer without a session, on either core.
         for n in 0..4 {
             let (mut culprit, mut receiver) =
                 (attack.relay.stranger("mallory"), attack.client_on(n % 2, "user1"));
@@ -82,8 +82,7 @@ fn a_receiver_that_resets_in_mid_chunk_is_told_of_by_481_and_the_rest_of_the_chu
             culprit.reader.part_of_chunk(PART / 2);
             culprit.reset();
             assert_eq!(sender.status(&tid), 481);
-            // What still comes of the chunk is nobody's; the next request is answered as if it had never
-            // been.
+            // The rest of the chunk belongs to no session; the next request is answered as if the chunk had never been.
             sender.writer.write(&data);
             sender.writer.write(&end_line(&tid, Flag::Last));
             let tid = sender.say(&peer, b"Anybody?");
@@ -151,7 +150,7 @@ fn garbage_instead_of_a_handshake_or_within_it_ends_its_own_connection() {
             // It may be closed before all is written.
             let _ = culprit.write_all(&bytes);
             let told = rest_of(&mut culprit);
-            // Without keys, one fatal alert; with keys nobody here can read it.
+            // Without keys, one fatal alert; with keys this test cannot read it.
             let alert = told.len() == 7 && told[0] == ALERT && told[5] == FATAL;
             assert!(alert || told.first() == Some(&HANDSHAKE), "{name}: {told:?}");
         }
@@ -160,7 +159,7 @@ fn garbage_instead_of_a_handshake_or_within_it_ends_its_own_connection() {
     });
 }
 
-/// A handshake message that is announced to be as long as can be, in as many records as it takes.
+/// A handshake message with the greatest announced length, in as many records as it takes.
 #[test]
 fn a_handshake_message_without_end_is_not_gathered() {
     bounded(|| {

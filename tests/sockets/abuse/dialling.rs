@@ -1,4 +1,4 @@
-//! Next hops that the relay must not connect to, whoever asks for it.
+//! Next hops that the relay must not connect to, whichever client asks.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::relay::Setup;
 
-/// A client that asks for a next hop: it hears that nobody is there, and in which words.
+/// A client asks for a next hop. Returns the words of the failure.
 fn ask(attack: &Attack, user: usize, hop: &str) -> String {
     let mut culprit = attack.relay.client(&format!("user{user}"));
     let tid = culprit.say(hop, b"Open up");
@@ -18,13 +18,13 @@ fn ask(attack: &Attack, user: usize, hop: &str) -> String {
         Some(200) => culprit.request("REPORT").required("Status"),
         _ => format!("000 {}", answer.head_text().lines().next().unwrap().splitn(3, ' ').nth(2).unwrap()),
     };
-    // The client is not punished for where others may not be: it is as free as before.
-    let tid = culprit.say(&attack.nobody(), b"Anybody?");
+    // The client is not punished for a forbidden next hop: it is as free as before.
+    let tid = culprit.say(&attack.absent_session(), b"Anybody?");
     assert_eq!(culprit.status(&tid), 481);
     told
 }
 
-/// Nobody has connected.
+/// Nothing has connected.
 fn untouched(listener: &TcpListener, hop: &str) {
     listener.set_nonblocking(true).unwrap();
     match listener.accept() {
@@ -33,7 +33,7 @@ fn untouched(listener: &TcpListener, hop: &str) {
     }
 }
 
-/// Addresses that lead back to this host, in every spelling, and what a host may listen on.
+/// Addresses that lead back to this host, in every spelling, and others that a host may listen on.
 const OWN: [&str; 14] = [
     "127.0.0.1",
     "127.255.255.254",
@@ -51,7 +51,7 @@ const OWN: [&str; 14] = [
     "[64:ff9b::7f00:1]",
 ];
 
-/// Others that are nobody's business.
+/// Other addresses that are not public.
 const INTERNAL: [&str; 12] = [
     "10.1.2.3",
     "172.16.0.1",
@@ -72,13 +72,13 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
     bounded(|| {
         let setup = Setup {
             outbound: "{plain: allow}",
-            // A host that asks nobody's name server gets its answer soon.
+            // A host that no name server is asked for gets its answer soon.
             ..two_cores("limits: {resolve_timeout: 1s}")
         };
         let attack = Attack::with(&setup, 8 * CONNECTION_KIB_MAX);
         let v4 = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = v4.local_addr().unwrap().port();
-        // Not every host has IPv6; where it does, this takes only what is not mapped.
+        // Not every host has IPv6; if this one does, this listener takes only unmapped connections.
         let v6 = TcpListener::bind(("::1", port)).ok();
         let mut told = Vec::new();
         for (n, host) in OWN.into_iter().chain(INTERNAL).enumerate() {
@@ -88,14 +88,14 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
             untouched(&v4, &hop);
             v6.iter().for_each(|v6| untouched(v6, &hop));
         }
-        // What is not forbidden, but not there.
+        // Not forbidden, but not there.
         told.push((ask(&attack, 100, "msrps://nowhere.invalid:2855/x;tcp"), "nowhere".to_owned()));
         for (words, hop) in &told {
             assert!(words.starts_with("000 408"), "{hop}: {words}");
             assert_eq!(*words, told[0].0, "{hop}");
         }
         let log = attack.end();
-        // Only the operator is told which it was.
+        // Only the operator learns which it was.
         for host in INTERNAL.iter().filter(|host| !host.contains("ffff")) {
             let why = format!("egress policy forbids {}", host.trim_matches(['[', ']']));
             assert!(log.contains(&why), "{why}: {log}");
@@ -103,8 +103,8 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
     });
 }
 
-/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3), be it
-/// that they listen on one address or on all.
+/// Private ranges may be allowed, but the relay's own listeners are still no next hop (req S3), whether they listen on
+/// one address or on all.
 #[test]
 fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
     bounded(|| {
@@ -116,14 +116,14 @@ fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
         let hops = hops.map(|(port, scheme)| format!("{scheme}://127.0.0.1:{port}/x;tcp"));
         let told: Vec<String> = hops.enumerate().map(|(n, hop)| ask(&attack, n, &hop)).collect();
         assert!(told.iter().all(|words| words.starts_with("000 408")), "{told:?}");
-        // It would have ended so, too, had the relay closed a connection from itself.
+        // It would also have ended so if the relay had closed a connection from itself.
         let log = attack.end();
         assert_eq!(log.matches("is this relay's own").count(), told.len(), "{log}");
     });
 }
 
-/// The same for every other spelling of an address that the relay listens on, in a URI or in the config. What the
-/// operator has allowed are networks, however wide; the operator does not mean the relay itself by that.
+/// The same for every other spelling of a listening address, in a URI or in the config. The operator allows networks,
+/// however wide, and does not mean the relay itself.
 #[test]
 fn the_relay_does_not_dial_itself_however_its_address_is_spelled() {
     const SPELLINGS: [&str; 10] = [
@@ -139,7 +139,7 @@ fn the_relay_does_not_dial_itself_however_its_address_is_spelled() {
         "[::]",
     ];
     bounded(|| {
-        // A range in IPv6 clothing is the IPv4 range.
+        // A range of IPv4-mapped addresses is the IPv4 range.
         let outbound = "{plain: allow, allow: [\"::ffff:0.0.0.0/96\", \"0.0.0.0/0\", \"::/0\"]}";
         let listen = &[("127.0.0.1:0", true), ("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::]:0", false)];
         let setup = Setup { listen, outbound, ..two_cores("limits: {resolve_timeout: 1s}") };
@@ -160,7 +160,7 @@ fn the_relay_does_not_dial_itself_however_its_address_is_spelled() {
         for (n, hop) in further.iter().enumerate() {
             ask(&attack, hops.len() + n, hop);
         }
-        // A listener on one address leaves others free, on which nothing listens.
+        // A listener on one address leaves others free, where nothing listens.
         let why = ["is this relay's own", "egress policy forbids", "no address", "not a name", "refused"];
         let log = attack.end();
         let refused: Vec<&str> = log.lines().filter(|line| line.contains("Cannot connect")).collect();
@@ -175,7 +175,7 @@ fn the_relay_does_not_dial_itself_however_its_address_is_spelled() {
     });
 }
 
-/// A relay that lets itself be sent in circles multiplies what it is sent.
+/// A relay that can be sent in circles multiplies what it is sent.
 #[test]
 fn a_path_through_the_relay_many_times_makes_no_more_than_two_hops() {
     bounded(|| {
@@ -193,7 +193,7 @@ fn a_path_through_the_relay_many_times_makes_no_more_than_two_hops() {
             assert_eq!(status, 481);
         }
         for other in others {
-            let tid = other.say(&attack.nobody(), b"Nothing came");
+            let tid = other.say(&attack.absent_session(), b"Nothing came");
             assert_eq!(other.status(&tid), 481);
         }
         drop(clients);

@@ -1,4 +1,4 @@
-//! More than anybody needs to send: heads, lines and TLS records without end.
+//! More than any client needs to send: heads, lines and TLS records without end.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -36,8 +36,8 @@ fn flood(culprit: &mut Endpoint, part: &[u8], bytes: usize) -> usize {
 /// Far more than a head may be long.
 const MEGABYTES: usize = 16 << 20;
 
-/// What begins like a frame and goes on and on: the relay closes once it is too long, without an answer, for
-/// there is no frame to answer; be it before AUTH or after it.
+/// Bytes that begin like a frame and go on and on: the relay closes once they are too long, before AUTH or after it. It
+/// sends no answer, because there is no frame to answer.
 fn endless(begin: &[u8], part: &[u8]) {
     let attack = Attack::start(4 * CONNECTION_KIB_MAX);
     for mut culprit in [attack.relay.stranger("mallory"), attack.relay.client("user0")] {
@@ -85,7 +85,7 @@ fn bytes_that_are_not_msrp_close_their_connection_at_once() {
 /// What the relay reads on to close in order, 16 MiB, and what the kernel may hold on both sides.
 const CUT_OFF_AFTER: usize = 64 << 20;
 
-/// Closing in order means to read on for a while; that is no invitation.
+/// Closing in order means to read on for a while, but not for ever.
 #[test]
 fn a_flood_that_does_not_end_when_its_connection_is_closed_is_cut_off() {
     bounded(|| {
@@ -131,7 +131,7 @@ fn a_message_in_a_million_records_of_one_byte_arrives_and_costs_others_nothing()
     });
 }
 
-/// Requests for new keys, more than anybody needs in a session's life.
+/// Requests for new keys, more than any session needs.
 const RENEWALS: usize = 10_000;
 
 /// Each demands an answer of TLS, and none is read.
@@ -140,9 +140,9 @@ fn requests_for_new_keys_without_end_are_answered_within_bounds() {
     bounded(|| {
         let attack = Attack::start(TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX);
         let mut culprit = attack.relay.narrow_client("user0");
-        let tid = culprit.say(&attack.nobody(), b"Is anybody there?");
+        let tid = culprit.say(&attack.absent_session(), b"Is anybody there?");
         assert_eq!(culprit.status(&tid), 481);
-        let request = Request::send(&attack.nobody(), &culprit.uri, &fresh_id(), "1-*/*");
+        let request = Request::send(&attack.absent_session(), &culprit.uri, &fresh_id(), "1-*/*");
         culprit.writer.write(&request.head());
         let mut renewals = 0;
         while renewals < RENEWALS
@@ -167,7 +167,7 @@ const TRICKLE: usize = 6_000;
 /// What each sends before that, to fill what the kernel holds on the way to the receiver.
 const FILL: usize = 350 << 10;
 
-/// What is queued must be counted by what it takes, not by what it says.
+/// Queued bytes must be counted by the memory they take, not by their length.
 #[test]
 fn bytes_sent_one_by_one_to_receivers_that_do_not_read_take_no_more_memory_than_others() {
     bounded(|| {

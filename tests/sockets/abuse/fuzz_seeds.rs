@@ -1,5 +1,5 @@
-//! Runs every fuzz body on its committed seeds, and on mutations of them that are the same each time: what the
-//! fuzzer found once cannot come back, and each run of the gate looks a little further than the seeds.
+//! Runs every fuzz body on its committed seeds, and on mutations of them that are the same each time: a fixed finding
+//! cannot come back, and each run of the gate looks a little further than the seeds.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -44,7 +44,7 @@ fn every_directory_of_seeds_belongs_to_a_target() {
     let known = |name: &str| targets().any(|(target, _)| target == name);
     for entry in fs::read_dir(directory()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(known(&name), "fuzz/seeds/{name} is nobody's");
+        assert!(known(&name), "fuzz/seeds/{name} belongs to no target");
     }
     let targets = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     for entry in fs::read_dir(targets).unwrap() {
@@ -77,7 +77,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// A seed with a few things done to it, most of them to its lines and to what stands beside a separator.
+/// A seed with a few changes, most of them to its lines and around separators.
 fn mutation(dice: &mut Dice, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = seeds[dice.below(seeds.len())].1.clone();
     for _ in 0..1 + dice.below(6) {

@@ -27,7 +27,7 @@ fn guess(endpoint: &mut Endpoint, login: &Login<'_>, challenge: &str) -> Frame {
     endpoint.response(&tid)
 }
 
-/// All of a frame but what is different each time.
+/// A frame without the parts that differ each time.
 fn shape(frame: &Frame, endpoint: &Endpoint) -> String {
     let challenge = frame.required("WWW-Authenticate");
     let secrets = challenge.split('"').skip(1).step_by(2).filter(|value| value.len() == 22);
@@ -36,16 +36,16 @@ fn shape(frame: &Frame, endpoint: &Endpoint) -> String {
 }
 
 #[test]
-fn guessed_passwords_get_the_same_refusals_whoever_is_guessed_at_and_then_the_end() {
+fn guessed_passwords_get_the_same_refusals_for_every_user_and_then_the_end() {
     bounded(|| {
-        // How many guesses an address has is another matter.
+        // The number of guesses per address is another test's.
         let limits = "limits: {auth_failures_per_address_max: 0}";
         let attack = Attack::with(&two_cores(limits), GUESSERS as u64 * CONNECTION_KIB_MAX);
         let to = target(&attack);
         let mut guessers = Vec::new();
         let mut shapes = Vec::new();
         for n in 0..GUESSERS {
-            // Users that there are, and users that there are not.
+            // Users that exist, and users that do not.
             let user = format!("user{}", n * 10);
             let mut culprit = attack.relay.stranger("mallory");
             let words: Vec<String> = (0..ATTEMPTS).map(|n| format!("guess {n}")).collect();
@@ -71,7 +71,7 @@ fn guessed_passwords_get_the_same_refusals_whoever_is_guessed_at_and_then_the_en
     });
 }
 
-/// Guesses that do not wait for the answers to those before are no guesses.
+/// Guesses that do not wait for the answers to earlier ones do not count as more.
 #[test]
 fn guesses_sent_all_at_once_are_not_more() {
     bounded(|| {

@@ -1,5 +1,4 @@
-//! A receiver on a slow line that has something to say itself: its answers do not queue behind its file (norm
-//! F12).
+//! A receiver on a slow line that sends messages itself: its answers do not queue behind its file (req F12).
 
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 /// What a line of 100 KiB/s carries in the 5 s in which every answer must be there.
 const BYTES_MAX: u64 = 500 << 10;
-/// The receiver's line: bytes at a time, and the rest between. Bytes are counted and not seconds, so it may
-/// be twice as fast.
+/// The receiver's line: bytes at a time, and the pause between. The test counts bytes and not seconds, so it may be
+/// twice as fast.
 const LINE: Pace = Pace { bytes: 10 << 10, rest: Duration::from_millis(50) };
 /// Messages that the receiver sends while the file comes in.
 const MESSAGES: usize = 4;

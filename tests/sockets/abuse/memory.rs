@@ -1,5 +1,5 @@
-//! What peers make the relay keep beside queued bytes. All of it counts against `limits.queue_bytes_total`: each
-//! attack here would take several times the budget if it did not.
+//! What peers make the relay keep beside queued bytes. All of it counts against `limits.queue_bytes_total`: each attack
+//! here would otherwise take several times the budget.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use testkit_net::{PATIENCE, bounded, until};
 
 /// `limits.queue_bytes_total`.
 const BUDGET_KIB: u64 = 16 << 10;
-/// A small budget. Peers that take nothing are not given up while the test lasts.
+/// A small budget. Peers that read nothing are not given up during the test.
 const SMALL: &str = "limits: {queue_bytes_total: 16MiB, write_timeout: 5m}";
 
 /// The bound of an attack over so many connections: the budget, and what each connection may hold whatever the
@@ -24,8 +24,8 @@ fn bound(connections: usize) -> u64 {
     BUDGET_KIB + SLACK_KIB + connections as u64 * CONNECTION_KIB_MAX
 }
 
-/// What is freed and taken again at another place, and what a core reads in one go before it looks up. Each of these
-/// attacks took more than twice as much where it was not counted.
+/// Memory that is freed and taken again at another place, and what a core reads before its next check. Uncounted, each
+/// of these attacks takes more than twice as much.
 const SLACK_KIB: u64 = 8 << 10;
 
 /// Reads and throws away what the relay sends, until the connection ends.
@@ -94,13 +94,13 @@ fn open_transactions_stay_within_the_memory_budget() {
     });
 }
 
-/// Senders that do not read the REPORTs that are due to them, one after another.
+/// Senders that do not read their REPORTs, one after another.
 const ROUNDS: usize = 14;
 
 #[test]
 fn reports_that_are_not_read_stay_within_the_memory_budget() {
     bounded(|| {
-        // While one full table becomes REPORTs, both are there, and what carries them; the allocator keeps that.
+        // While a full table becomes REPORTs, both exist, and their buffers; the allocator keeps that.
         let at_once = 2 * MESSAGES as u64;
         let attack = Attack::with(&two_cores(SMALL), bound(2 * ROUNDS) + at_once);
         let user = |n: usize| format!("user{n}");
@@ -123,7 +123,7 @@ fn reports_that_are_not_read_stay_within_the_memory_budget() {
                 }
                 let _ = sending.join();
             });
-            // Each message that the receiver has not answered is worth a REPORT now.
+            // Each message that the receiver has not answered leads to a REPORT.
             receiver.truncate();
             taken.join().unwrap();
             senders.push(sender);
@@ -135,7 +135,7 @@ fn reports_that_are_not_read_stay_within_the_memory_budget() {
     });
 }
 
-/// Sessions with a TLS record, and a head, of which the rest never comes. Far more than the budget has room for.
+/// Sessions with a TLS record, and a head, whose rest never comes. Far more than the budget has room for.
 const UNFINISHED: usize = 1000;
 /// Connections that come before the budget is used up.
 const TAKEN_IN: usize = 600;
@@ -218,7 +218,7 @@ const LARGE_FLUSHES: &str = "limits: {queue_bytes_total: 16MiB, write_timeout: 5
 fn what_is_being_written_to_receivers_that_do_not_read_stays_within_the_memory_budget() {
     bounded(|| {
         // Whatever the pressure, each sender is read from once, and each receiver has its least flush; and both are
-        // connections, without a head that is coming in. Without the budget the queues alone come to 240 MiB.
+        // connections, without an incoming head. Without the budget the queues alone come to 240 MiB.
         let pair = 64 + 26 + 16 + 2 * CONNECTION_KIB_MAX / 2;
         let bound = BUDGET_KIB + SLACK_KIB + DEAF as u64 * pair;
         let attack = Attack::with(&two_cores(LARGE_FLUSHES), bound);

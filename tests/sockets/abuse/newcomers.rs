@@ -1,4 +1,4 @@
-//! A flood of connections that say nothing, or never finish what they say, and the clients that come while it lasts.
+//! A flood of connections that send nothing, or never finish, and the clients that come meanwhile.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,7 +16,7 @@ use testkit_net::{bounded, until};
 
 /// Addresses that the flood comes from.
 const SOURCES: u8 = 5;
-/// Connections that each of them holds; what the relay closes is opened again at once.
+/// Connections that each of them holds; one that the relay closes is opened again at once.
 const HELD: usize = 24;
 /// Clients that come while the flood lasts.
 const CLIENTS: u8 = 30;
@@ -83,7 +83,7 @@ fn is_open(stream: &TcpStream) -> bool {
 }
 
 /// Clients come one after the other, each from an address of its own, and log in at the first try. All stay. No time
-/// limit ends the flood's connections meanwhile: it is for the clients that they make room.
+/// limit ends the flood's connections meanwhile: they must make room for the clients.
 fn clients_get_in(attack: &Attack, flood: &Flood) {
     let mut clients: Vec<Endpoint> = Vec::new();
     for n in 1..=CLIENTS {
@@ -92,7 +92,7 @@ fn clients_get_in(attack: &Attack, flood: &Flood) {
         until("the flood to go on", || (flood.closed() > before).then_some(()));
     }
     for client in &mut clients {
-        let tid = client.say(&attack.nobody(), b"Still here");
+        let tid = client.say(&attack.absent_session(), b"Still here");
         assert_eq!(client.status(&tid), 481);
     }
 }
@@ -130,8 +130,8 @@ fn a_flood_that_fills_the_relay_keeps_no_client_out() {
 
 /// The relay may be configured for more connections than the system lets it have.
 ///
-/// On one core: descriptors are the process's, but each core makes room with its own newcomers. A core that has had no
-/// time may hold none but the client, while the other one holds the whole flood.
+/// On one core: descriptors belong to the process, but each core makes room with its own newcomers. A core that has had
+/// no time may hold none but the client, while the other core holds the whole flood.
 #[test]
 fn a_flood_that_takes_all_descriptors_keeps_no_client_out() {
     bounded(|| {

@@ -1,4 +1,4 @@
-//! Next hops that the relay connects to because a client asks for it, and that are up to no good.
+//! Hostile next hops that the relay connects to because a client asks for them.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ fn trap(scheme: &str) -> (TcpListener, String) {
     (listener, format!("{scheme}://127.0.0.1:{port}/trap;tcp"))
 }
 
-/// What a next hop does that never gets as far as TLS; some leave the connection open.
+/// What a next hop does that never completes TLS; some leave the connection open.
 type Trick = fn(TcpStream) -> Option<TcpStream>;
 
 const TRICKS: [(&str, Trick); 6] = [
@@ -78,7 +78,7 @@ fn dialled(attack: &Attack, tls: &Arc<ServerConfig>, core: usize, user: &str) ->
     (client, endpoint)
 }
 
-/// What a client is told when the connection to its next hop is gone.
+/// What a client hears when the connection to its next hop is gone.
 fn is_told(client: &mut Endpoint, hop: &str) {
     let tid = client.say(hop, b"Anybody?");
     assert_eq!(client.status(&tid), 481);
@@ -120,7 +120,7 @@ fn a_next_hop_has_no_more_rights_than_any_stranger() {
                 (format!("{other} {}", victim.uri), 506),
                 (format!("{other} {}", far.uri), 481),
                 (format!("{other} {}", client.uri), 481),
-                // Nor can it make its client's session send on to somebody else.
+                // Nor can it make its client's session send on to another user.
                 (format!("{own} {}", victim.path()), 481),
                 (format!("{own} msrps://192.0.2.1:2855/elsewhere;tcp"), 481),
                 (own.clone(), 481),
@@ -134,11 +134,11 @@ fn a_next_hop_has_no_more_rights_than_any_stranger() {
             let to = format!("msrps://{HOST}:{};tcp", attack.relay.addresses[0].port());
             let tid = culprit.send_bare(Request::new("AUTH", &to, &culprit.uri));
             assert_eq!(culprit.status(&tid), 403);
-            // What it may do it can still do.
+            // What it may do, it can still do.
             let tid = culprit.say(&client.path(), b"At last");
             assert_eq!(culprit.status(&tid), 200);
             assert_eq!(client.request("SEND").body, b"At last");
-            let tid = victim.say(&attack.nobody(), b"Nothing came");
+            let tid = victim.say(&attack.absent_session(), b"Nothing came");
             assert_eq!(victim.status(&tid), 481);
         }
         attack.end();
@@ -147,7 +147,7 @@ fn a_next_hop_has_no_more_rights_than_any_stranger() {
 
 /// The relay holds no more for a next hop that does not read than for a client.
 #[test]
-fn a_next_hop_that_does_not_read_holds_up_its_own_client_and_nobody_else() {
+fn next_hop_that_does_not_read_holds_up_only_its_own_client() {
     bounded(|| {
         let tls = self_signed_endpoint();
         let attack = Attack::start(TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX);
@@ -166,8 +166,7 @@ fn a_next_hop_that_does_not_read_holds_up_its_own_client_and_nobody_else() {
     });
 }
 
-/// Whoever is held up is not read from, and may be gone meanwhile: that is known when its receiver is given
-/// up.
+/// A paused sender is not read from, and may have gone meanwhile: the relay notices when it gives up the receiver.
 #[test]
 fn a_sender_that_is_held_up_and_resets_is_gone_once_its_receiver_is_given_up() {
     bounded(|| {
@@ -175,7 +174,7 @@ fn a_sender_that_is_held_up_and_resets_is_gone_once_its_receiver_is_given_up() {
         let attack = Attack::with(&two_cores("limits: {write_timeout: 8s}"), bound);
         let receiver = attack.relay.narrow_client("user1");
         let mut culprit = attack.relay.narrow_client("user0");
-        // Long before its receiver is given up, also where everything takes its time.
+        // Long before its receiver is given up, also on a slow machine.
         culprit.stream().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         let request = Request::send(&culprit.route(&receiver.path()), &culprit.uri, &fresh_id(), "1-*/*");
         culprit.writer.write(&request.head());

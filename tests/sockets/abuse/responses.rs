@@ -1,4 +1,4 @@
-//! Responses from those who were not asked, and from those who were, too often or too early.
+//! Responses from peers that were not asked, and from peers that answer too often or too early.
 
 use msrp_proto::parser::Flag;
 
@@ -12,7 +12,7 @@ const PLACES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 /// Codes that would each do something: accept, refuse, stop the message, end the session.
 const CODES: [&str; 6] = ["200 OK", "400 Bad", "413 Stop", "481 Gone", "506 In use", "999 What"];
 
-/// A response that somebody has made up.
+/// A made-up response.
 fn made_up(tid: &str, code: &str, to: &str, from: &str) -> Vec<u8> {
     format!("MSRP {tid} {code}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------{tid}$\r\n").into_bytes()
 }
@@ -20,12 +20,12 @@ fn made_up(tid: &str, code: &str, to: &str, from: &str) -> Vec<u8> {
 /// The next frame that comes to the sender is the answer to its next request.
 #[track_caller]
 fn hears_nothing(endpoint: &mut Endpoint, attack: &Attack) {
-    let tid = endpoint.say(&attack.nobody(), b"Anything new?");
+    let tid = endpoint.say(&attack.absent_session(), b"Anything new?");
     assert_eq!(endpoint.status(&tid), 481);
 }
 
 #[test]
-fn a_response_from_a_connection_that_was_not_asked_is_nobodys() {
+fn response_from_a_connection_that_was_not_asked_is_dropped() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for (here, there) in PLACES {
@@ -52,7 +52,7 @@ fn a_response_from_a_connection_that_was_not_asked_is_nobodys() {
             }
             hears_nothing(&mut receiver, &attack);
             hears_nothing(&mut sender, &attack);
-            // Who was asked is still waited for.
+            // The asked peer's answer is still awaited.
             receiver.writer.write(&message.response("415 Not that"));
             let report = sender.request("REPORT");
             assert!(report.required("Status").starts_with("000 415"), "{report:?}");
@@ -62,7 +62,7 @@ fn a_response_from_a_connection_that_was_not_asked_is_nobodys() {
 }
 
 #[test]
-fn the_first_response_counts_and_the_others_are_nobodys() {
+fn first_response_counts_and_the_others_are_dropped() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for (here, there) in PLACES {
@@ -78,7 +78,7 @@ fn the_first_response_counts_and_the_others_are_nobodys() {
                 if first != "200 OK" {
                     let report = sender.request("REPORT");
                     assert!(report.required("Status").starts_with("000 415"), "{report:?}");
-                    // A REPORT is not answered; whoever does so all the same is not heard.
+                    // A REPORT is not answered; a response to it is ignored.
                     CODES.iter().for_each(|code| sender.writer.write(&report.response(code)));
                 }
                 hears_nothing(&mut receiver, &attack);
@@ -93,7 +93,7 @@ fn the_first_response_counts_and_the_others_are_nobodys() {
 const STRAYS: usize = 20_000;
 
 #[test]
-fn a_flood_of_responses_that_nobody_waits_for_is_dropped() {
+fn flood_of_unawaited_responses_is_dropped() {
     bounded(|| {
         let attack = Attack::start(4 * CONNECTION_KIB_MAX);
         let mut culprit = attack.relay.client("user0");
@@ -117,8 +117,8 @@ fn a_flood_of_responses_that_nobody_waits_for_is_dropped() {
 
 const LONG: usize = 200_000;
 
-/// A chunk of which the receiver has got a part and answers that; what it has got, the transaction id of the
-/// sender, and that of what the receiver answered.
+/// A chunk that the receiver answers after a part of it. Returns that part, the sender's transaction id, and that of
+/// the answered chunk.
 fn answered_early(
     sender: &mut Endpoint,
     receiver: &mut Endpoint,
@@ -136,7 +136,7 @@ fn answered_early(
     (tid, hop)
 }
 
-/// An answer before the end of what it answers is an answer: the one behind the end is the second.
+/// An answer before the end of its chunk counts: one after the end is the second.
 #[test]
 fn a_receiver_that_accepts_a_chunk_before_its_end_cannot_refuse_it_afterwards() {
     bounded(|| {
@@ -147,7 +147,7 @@ fn a_receiver_that_accepts_a_chunk_before_its_end_cannot_refuse_it_afterwards() 
                 (attack.client_on(here, "user0"), attack.client_on(there, "user1"));
             let (tid, _) = answered_early(&mut sender, &mut receiver, &data, "200 OK");
             // The answer to this comes when the one before has been read, and cuts the chunk.
-            let next = receiver.say(&attack.nobody(), b"Heard?");
+            let next = receiver.say(&attack.absent_session(), b"Heard?");
             let first = receiver.frame();
             assert_eq!((receiver.status(&next), first.flag), (481, Flag::More));
             sender.writer.write(&data[LONG / 2..]);

@@ -1,4 +1,4 @@
-//! Session URIs in the wrong hands, and session URIs made up.
+//! Stolen session URIs, and made-up ones.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,15 +11,15 @@ use testkit_net::frame::{Request, fresh_id};
 
 const WORDS: &[u8] = b"Do you hear me?";
 
-/// The status that a short message gets whose whole To-Path is given.
+/// The status of a short message with this whole To-Path.
 fn status_of(from: &mut Endpoint, to: &str) -> u16 {
     let request = Request::send(to, &from.uri, &fresh_id(), "1-*/*");
     let tid = from.send(request, WORDS);
     from.status(&tid)
 }
 
-/// The same where the message makes two hops within the relay: refused at the second one, it may have been
-/// accepted at the first, and is then told of by a REPORT.
+/// The same for a message with two hops within the relay: the first hop may have accepted it before the second refused
+/// it, and then a REPORT tells.
 fn refusal_of(from: &mut Endpoint, to: &str) -> u16 {
     let status = status_of(from, to);
     if status != 200 {
@@ -29,7 +29,7 @@ fn refusal_of(from: &mut Endpoint, to: &str) -> u16 {
     report.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Two clients that have begun to converse, and nobody else hears or is heard.
+/// Two clients that have begun to converse; no other client hears them or is heard.
 fn conversation(attack: &Attack, (here, there): (usize, usize)) -> (Endpoint, Endpoint) {
     let (mut one, mut other) = (attack.client_on(here, "user0"), attack.client_on(there, "user1"));
     still_there(&mut one, &mut other);
@@ -67,7 +67,7 @@ fn a_session_that_is_bound_answers_506_to_everybody_else_and_nothing_reaches_its
                     let to = client.route(&victim);
                     assert_eq!(refusal_of(&mut client, &to), 506);
                 }
-                // Where no answer is due none comes: the next one is that to the next request.
+                // If no answer is due, none comes: the next one is for the next request.
                 let silent = Request::send(&victim, &stranger.uri, &fresh_id(), "1-0/0");
                 stranger.send_bare(silent.header("Failure-Report", "no"));
                 let report = Request::new("REPORT", &victim, &stranger.uri).header("Message-ID", &fresh_id());
@@ -110,7 +110,7 @@ fn a_stolen_session_uri_leads_nowhere_from_another_connection() {
     });
 }
 
-/// AUTH to somebody's session, with that user's own password.
+/// AUTH to another user's session, with that user's own password.
 fn refresh(thief: &mut Endpoint, stolen: &str) {
     let request = Request::new("AUTH", stolen, &thief.uri);
     let tid = thief.send_bare(request);
@@ -130,7 +130,7 @@ fn refresh(thief: &mut Endpoint, stolen: &str) {
 
 // -- on another core -------------------------------------------------------------------------------
 
-/// More than enough for some to come to the session's own core and some to the other.
+/// Enough for some to come to the session's own core and some to the other.
 const STRANGERS: usize = 40;
 /// What the pairs of the attack can have added to either kind of link.
 const OWN_LINKS: u64 = 4;
@@ -194,7 +194,7 @@ fn forgeries(uri: &str, core: usize) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn forged_session_ids_get_481_and_harm_nobody() {
+fn forged_session_ids_get_481_and_do_no_harm() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for places in PLACES {
@@ -202,7 +202,7 @@ fn forged_session_ids_get_481_and_harm_nobody() {
             let mut free = attack.client_on(0, "user2");
             let uri = one.relay.clone().unwrap();
             for (what, forged) in forgeries(&uri, places.0) {
-                // As its client, as somebody who sends to it, and as another client of this relay who does.
+                // As its client, as a peer that sends to it, and as another client of this relay that does.
                 let (outward, inward) =
                     (format!("{forged} {}", other.path()), format!("{forged} {}", one.uri));
                 let through = free.route(&inward);

@@ -1,4 +1,4 @@
-//! More than one's share: of connections, of guesses, of dials, of memory.
+//! Taking more than a fair share: of connections, of guesses, of dials, of memory.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -15,8 +15,7 @@ fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, n)
 }
 
-/// Whether the relay lets a connection be that says nothing: it is closed at once, or not for as long as this
-/// waits.
+/// Whether the relay closes a silent connection: at once, or not within this wait.
 fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match (&*stream).read(&mut [0]) {
@@ -25,7 +24,7 @@ fn is_closed(stream: &TcpStream) -> bool {
     }
 }
 
-/// Those of the connections that the relay has left open, once it has closed all it will close.
+/// The connections that the relay has left open, once it has closed all it will close.
 fn left_open(all: Vec<TcpStream>, wanted: usize) -> Vec<TcpStream> {
     let mut open = all;
     until("the relay to close what is too much", || {
@@ -53,7 +52,7 @@ fn names(log: &str, key: &str) {
 #[test]
 fn one_address_has_so_many_connections_and_another_as_many() {
     bounded(|| {
-        // Who says nothing stays while all this goes on.
+        // Silent connections stay meanwhile.
         let limits = "limits: {connections_per_address_max: 30, unauthenticated_per_address_max: 20, \
                       handshake_timeout: 30s}";
         let attack = Attack::with(&two_cores(limits), 100 * CONNECTION_KIB_MAX / 4);
@@ -62,16 +61,16 @@ fn one_address_has_so_many_connections_and_another_as_many() {
         let mutes = (0..50).map(|_| connect_from(address(1), to)).collect();
         let mutes = left_open(mutes, 20);
         assert_eq!(mutes.len(), 20);
-        // ... which keeps out those who have some and come from there, and nobody else.
+        // That keeps out clients with credentials from there, and no others.
         assert!(left_open(vec![connect_from(address(1), to)], 0).is_empty());
         let mut others: Vec<Endpoint> =
             (0..30).map(|n| attack.client_from(address(2), &format!("user{n}"))).collect();
         assert!(left_open(vec![connect_from(address(2), to)], 0).is_empty());
         for client in &mut others {
-            let tid = client.say(&attack.nobody(), b"Still here");
+            let tid = client.say(&attack.absent_session(), b"Still here");
             assert_eq!(client.status(&tid), 481);
         }
-        // Who goes makes room.
+        // Connections that end make room.
         drop((mutes, others));
         attack.is_alone();
         drop(attack.client_from(address(1), "user0"));
@@ -95,7 +94,7 @@ fn strangers_have_a_share_of_all_connections_and_clients_the_rest() {
         let mutes = left_open(mutes, 20);
         assert_eq!(mutes.len(), 20);
         for client in &mut clients {
-            let tid = client.say(&attack.nobody(), b"Still here");
+            let tid = client.say(&attack.absent_session(), b"Still here");
             assert_eq!(client.status(&tid), 481);
         }
         drop((clients, mutes));
@@ -111,7 +110,7 @@ const FEW_FAILURES: &str =
     "limits: {auth_failures_per_address_max: 12, auth_failures_per_user_max: 9, failure_window: 1h}";
 
 #[test]
-fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody_else() {
+fn user_guessed_at_from_everywhere_is_closed_only_to_newcomers() {
     bounded(|| {
         let attack = Attack::with(&two_cores(FEW_FAILURES), 12 * CONNECTION_KIB_MAX);
         let mut victim = attack.relay.client("user0");
@@ -124,16 +123,16 @@ fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody
                 [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "user0", &password("user0")));
             right.iter().all(|status| *status == Some(403)).then_some(())
         });
-        // Whoever exists or not, the answer is the same.
+        // Whether the user exists or not, the answer is the same.
         for n in 1..=9 {
-            assert_eq!(log_in_from(&attack, address(n), "nobody", "a guess"), Some(401));
+            assert_eq!(log_in_from(&attack, address(n), "absent", "a guess"), Some(401));
         }
         until("the ban to be everywhere", || {
-            let wrong = [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "nobody", "a guess"));
+            let wrong = [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "absent", "a guess"));
             wrong.iter().all(|status| *status == Some(403)).then_some(())
         });
-        // Who is in stays in, and others come in from where the guesses came from.
-        let tid = victim.say(&attack.nobody(), b"Still here");
+        // Connected clients stay, and others come in from the guesser's address.
+        let tid = victim.say(&attack.absent_session(), b"Still here");
         assert_eq!(victim.status(&tid), 481);
         drop((victim, attack.client_from(address(1), "user1")));
         names(&attack.end(), "limits.auth_failures_per_user_max");
@@ -155,7 +154,7 @@ fn an_address_that_guesses_at_everybody_is_closed_to_newcomers_and_no_other_is()
             });
             right.iter().all(|status| *status == Some(403)).then_some(())
         });
-        let tid = neighbour.say(&attack.nobody(), b"Still here");
+        let tid = neighbour.say(&attack.absent_session(), b"Still here");
         assert_eq!(neighbour.status(&tid), 481);
         drop((neighbour, attack.client_from(address(2), "user1")));
         names(&attack.end(), "limits.auth_failures_per_address_max");
@@ -164,7 +163,7 @@ fn an_address_that_guesses_at_everybody_is_closed_to_newcomers_and_no_other_is()
 
 // -- dials -----------------------------------------------------------------------------------------
 
-/// A port of this host that nobody listens on, for as long as the listener's neighbour is kept.
+/// A port of this host without a listener, for as long as the listener's neighbour is kept.
 fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -187,7 +186,7 @@ fn a_user_who_knocks_at_too_many_doors_is_not_let_try_any_other() {
             let mut scanner = attack.client_on(n % 2, "user0");
             assert!(asked(&mut scanner, closed_port()).starts_with("000 408"));
         }
-        // What is there now is as little to be found out as what is not, whichever core is asked.
+        // An existing listener is as hidden as a missing one, whichever core is asked.
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         door.set_nonblocking(true).unwrap();
         let port = door.local_addr().unwrap().port();
@@ -214,7 +213,7 @@ fn a_user_who_knocks_at_too_many_doors_is_not_let_try_any_other() {
 
 // -- memory ----------------------------------------------------------------------------------------
 
-/// Sessions whose clients do not read; with what each may hold they would hold four times the budget.
+/// Sessions whose clients do not read; at the most each may hold, they would hold four times the budget.
 const HOARDERS: usize = 200;
 /// `limits.queue_bytes_total`.
 const BUDGET_KIB: u64 = 16 << 10;

@@ -1,4 +1,4 @@
-//! Peers that say nothing, or as little as they can, for as long as they can.
+//! Peers that send nothing, or as little as they can, for as long as they can.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use testkit_net::{PATIENCE, bounded, contents};
 
 /// Limits that a test need not wait long for, and that a client on a busy machine keeps.
 const SHORT: &str = "limits: {handshake_timeout: 5s, first_request_timeout: 5s}";
-/// One that is not met by requests that come and are answered slowly.
+/// A limit that slow requests do not reach.
 const LONG: &str = "limits: {handshake_timeout: 60s, first_request_timeout: 10m}";
 /// `limits.refused_requests_max`.
 const REFUSED_MAX: usize = 16;
@@ -25,11 +25,11 @@ const REFUSED_MAX: usize = 16;
 const MUTES: usize = 2000;
 /// Of each address: fewer than `limits.unauthenticated_per_address_max`.
 const OF_ONE_ADDRESS: usize = 200;
-/// Every so many of them at least shake hands.
+/// One in so many completes its handshake.
 const POLITE: usize = 10;
 
 #[test]
-fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
+fn two_thousand_silent_connections_are_closed_and_keep_no_client_out() {
     bounded(|| {
         let attack = Attack::with(&two_cores(SHORT), MUTES as u64 * CONNECTION_KIB_MAX / 4);
         let to = attack.relay.addresses[0];
@@ -48,13 +48,13 @@ fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
         attack.goes_on();
         for (mut stream, endpoint) in mutes {
             match endpoint {
-                // The relay closes, in order where there are keys to say so.
+                // The relay closes, in order if there are keys to say so.
                 Some(mut endpoint) => assert_ne!(endpoint.end(), End::Broken),
                 None => assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0),
             }
         }
-        // Nobody is there, and that is what it is told.
-        let tid = newcomer.say(&attack.nobody(), b"Still here");
+        // No session is there, and the client hears it.
+        let tid = newcomer.say(&attack.absent_session(), b"Still here");
         assert_eq!(newcomer.status(&tid), 481);
         drop(newcomer);
         attack.end();
@@ -79,7 +79,7 @@ pub(crate) fn send_endlessly(from: &mut Endpoint, peer: &str, sent: &AtomicUsize
 }
 
 #[test]
-fn two_hundred_clients_that_read_one_byte_a_second_hold_up_nobody_but_who_sends_to_them() {
+fn two_hundred_clients_that_read_one_byte_a_second_hold_up_only_their_senders() {
     bounded(|| {
         let attack = Attack::start(SLOW as u64 * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX));
         let user = |n: usize| format!("user{}", n % USERS);
@@ -111,7 +111,7 @@ fn two_hundred_clients_that_read_one_byte_a_second_hold_up_nobody_but_who_sends_
 
 // -- one byte at a time ---------------------------------------------------------------------------
 
-/// Limits that a test need not wait long for; what else comes of a connection may take long.
+/// Limits that a test need not wait long for; the other limits are long.
 const SHORT_HEAD: &str = "limits: {head_timeout: 2s, handshake_timeout: 60s, first_request_timeout: 10m}";
 const SHORT_HANDSHAKE: &str = "limits: {handshake_timeout: 5s, first_request_timeout: 10m}";
 /// Bytes of a head that are there at once, nearly as many as may be.
@@ -126,7 +126,7 @@ fn drip(stream: &mut TcpStream, mut byte: impl FnMut(&mut TcpStream) -> io::Resu
         if byte(stream).is_err() {
             return;
         }
-        // What TLS or the relay says is not what is waited for.
+        // Bytes from TLS or the relay are not what the test waits for.
         match stream.read(&mut [0; 4096]) {
             Ok(0) => return,
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
@@ -145,7 +145,7 @@ fn a_head_that_comes_byte_by_byte_ends_its_connection_however_long_it_was_there_
             .collect();
         for (n, culprit) in culprits.iter_mut().enumerate() {
             if n % 2 == 0 {
-                let tid = culprit.say(&attack.nobody(), b"In good time");
+                let tid = culprit.say(&attack.absent_session(), b"In good time");
                 assert_eq!(culprit.status(&tid), 481);
             }
             let filler = "x".repeat(1000);
@@ -186,7 +186,7 @@ fn a_handshake_that_comes_byte_by_byte_ends_its_connection() {
     });
 }
 
-/// To be refused is not to succeed: a peer that does nothing else has only so long, and so many requests.
+/// A refusal is no success: a peer that gets only refusals has only so long, and so many requests.
 #[test]
 fn a_stranger_whose_requests_are_all_refused_is_closed() {
     bounded(|| {
@@ -194,7 +194,7 @@ fn a_stranger_whose_requests_are_all_refused_is_closed() {
         let mut culprit = attack.relay.stranger("mallory");
         let mut refused = 0;
         let end = loop {
-            let request = Request::send(&attack.nobody(), &culprit.uri, &fresh_id(), "1-0/0");
+            let request = Request::send(&attack.absent_session(), &culprit.uri, &fresh_id(), "1-0/0");
             if culprit.writer.try_write(&request.bare()).is_err() {
                 break culprit.reader.until_end();
             }
@@ -210,7 +210,7 @@ fn a_stranger_whose_requests_are_all_refused_is_closed() {
     });
 }
 
-/// Nor is it a success to be asked for a password.
+/// Nor is a challenge a success.
 #[test]
 fn stranger_that_only_ever_asks_for_challenges_is_closed() {
     bounded(|| {
@@ -244,7 +244,7 @@ enum Silence {
     InFirstLine,
 }
 
-/// Connections whose peer has vanished without a word of TCP: as far as the relay can tell they are there.
+/// Connections whose peer has vanished without a FIN or RST: as far as the relay can tell, they are up.
 #[test]
 fn connections_whose_peer_has_vanished_before_its_first_request_are_given_up() {
     use Silence::{AfterHandshake, Connected, InFirstLine, InHello};
@@ -266,7 +266,7 @@ fn connections_whose_peer_has_vanished_before_its_first_request_are_given_up() {
             vanished.push((silence, stream, endpoint));
         }
         attack.goes_on();
-        // Nothing is read or written by them, and nothing closed; all the same they are gone.
+        // They read, write and close nothing; the relay still gives them up.
         attack.is_alone();
         drop(vanished);
         attack.end();
@@ -296,7 +296,7 @@ fn connections_reset_as_soon_as_they_are_there_leave_nothing() {
 /// Receivers that have vanished, and as many that take one byte a second.
 const RECEIVERS: usize = 10;
 
-/// A receiver that takes nothing is given up (norm S14), and with it whoever is held up by it and may be gone
+/// A receiver that takes nothing is given up (req S14), and so are the senders that it holds up and that may have gone
 /// too.
 #[test]
 fn receivers_that_take_next_to_nothing_are_given_up_and_their_senders_told() {

@@ -1,4 +1,4 @@
-//! Peers that cause answers and do not read them, and peers that are asked and do not answer.
+//! Peers that cause answers and do not read them, and peers that do not answer.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -12,8 +12,7 @@ use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::{Frame, Request, fresh_id};
 use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
-/// Answers that may wait for a peer: 64 KiB of the relay's own and four times that of others', and what may
-/// be handed over at a time.
+/// Answers that may wait for a peer: 64 KiB of the relay's own, four times as much of others', and one flush.
 const ANSWERS_KIB_MAX: u64 = 5 * 64 + 128;
 /// What a request that awaits its answer may take.
 const TRANSACTION_KIB_MAX: u64 = 1;
@@ -21,8 +20,7 @@ const TRANSACTION_KIB_MAX: u64 = 1;
 const TRANSACTIONS_MAX: usize = 512;
 const FEW_TRANSACTIONS: &str = "limits: {transactions_per_peer_max: 512}";
 
-/// Writes until the relay takes no more because the client does not read what it sends, or `bytes` are
-/// written.
+/// Writes until the relay reads no more because the client does not read its answers, or until `bytes` are written.
 fn stuff(culprit: &mut Endpoint, frames: impl Fn(&Endpoint) -> Vec<u8>, bytes: usize) -> usize {
     culprit.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut sent = 0;
@@ -43,11 +41,11 @@ const MEGABYTES: usize = 32 << 20;
 type Demand = (&'static str, Box<dyn Fn(&Endpoint) -> Vec<u8> + Send>);
 
 fn demands(attack: &Attack) -> Vec<Demand> {
-    let nobody = attack.nobody();
+    let absent = attack.absent_session();
     let auth = format!("msrps://{DOMAIN}:{};tcp", attack.relay.addresses[0].port());
-    let to = nobody.clone();
+    let to = absent.clone();
     vec![
-        ("SEND", Box::new(move |from| Request::send(&nobody, &from.uri, &fresh_id(), "1-0/0").bare())),
+        ("SEND", Box::new(move |from| Request::send(&absent, &from.uri, &fresh_id(), "1-0/0").bare())),
         ("NICKNAME", Box::new(move |from| Request::new("NICKNAME", &to, &from.uri).bare())),
         ("AUTH", Box::new(move |from| Request::new("AUTH", &auth, &from.uri).bare())),
         (
@@ -104,7 +102,7 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
         let mut pairs = pairs(&attack);
         std::thread::scope(|scope| {
             for (culprit, accomplice) in &mut pairs {
-                let (to, nobody) = (accomplice.path(), attack.nobody());
+                let (to, absent) = (accomplice.path(), attack.absent_session());
                 let sent = scope.spawn(move || {
                     for _ in 0..TRANSACTIONS_MAX + BEYOND {
                         let tid = culprit.say(&to, b"Well?");
@@ -114,8 +112,8 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
                 scope.spawn(move || {
                     let owed: Vec<Frame> = (0..TRANSACTIONS_MAX).map(|_| accomplice.frame()).collect();
                     sent.join().unwrap();
-                    // All the others are there and none is sent: the next frame is the answer to this.
-                    let tid = accomplice.say(&nobody, b"Is that all?");
+                    // All the others are queued and none is sent: the next frame is the answer to this.
+                    let tid = accomplice.say(&absent, b"Is that all?");
                     assert_eq!(accomplice.status(&tid), 481);
                     for message in &owed[..BEYOND] {
                         accomplice.writer.write(&message.response("200 OK"));
@@ -167,14 +165,14 @@ fn empty_messages_for_receivers_that_do_not_read_take_no_more_memory_than_others
 const EACH: usize = 200;
 const CHUNK: usize = 10_000;
 
-/// What the peer that sends for both is told of one of them.
+/// What the peer that sends to both hears about one of them.
 #[derive(Default)]
 struct Told {
     accepted: usize,
     stopped: usize,
 }
 
-/// Another relay sends over one connection what is for several of our clients, and one of them does not read.
+/// Another relay sends to several of our clients over one connection, and one of them does not read.
 #[test]
 fn a_client_that_does_not_read_holds_up_the_others_of_a_shared_connection_only_so_long() {
     bounded(|| {
@@ -210,7 +208,7 @@ fn a_client_that_does_not_read_holds_up_the_others_of_a_shared_connection_only_s
             while answers < 2 * EACH {
                 let frame = reader.next_frame().unwrap();
                 let Some(status) = frame.status() else {
-                    // Of what had been accepted before.
+                    // For the part that had been accepted before.
                     assert!(frame.required("Status").starts_with("000 413"), "{frame:?}");
                     continue;
                 };

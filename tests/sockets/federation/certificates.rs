@@ -1,4 +1,4 @@
-//! What is wrong with a certificate, on either side: who refuses whom, what the sender is told, what the log says.
+//! Faulty certificates on either side: who refuses, what the sender hears, what the log says.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -30,10 +30,10 @@ fn log_says(relay: &Relay, words: &[&str]) {
 
 // S2: fails closed, and says what was wrong with whose certificate.
 #[test]
-fn next_hop_whose_certificate_nobody_vouches_for_is_not_written_to() {
+fn next_hop_with_an_untrusted_certificate_is_not_written_to() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay("a.osier.example");
         let b = relays.relay_with("b.alder.example", &Wish { authority: &others, ..relays.wish() });
         let (mut alice, bob) = (a.client("alice"), b.client("bob"));
@@ -48,7 +48,7 @@ fn next_hop_whose_certificate_is_anothers_is_not_written_to() {
     bounded(|| {
         let relays = Relays::new();
         let a = relays.relay("a.osier.example");
-        // Its clients are told of a name that leads to a relay of another name.
+        // Clients of this relay use a name that leads to a relay with another name.
         let c = relays
             .relay_with("b.alder.example", &Wish { certified_for: Some("c.alder.example"), ..relays.wish() });
         let mut alice = a.client("alice");
@@ -57,7 +57,7 @@ fn next_hop_whose_certificate_is_anothers_is_not_written_to() {
         let to = path_to(&bob).replace("c.alder.example", "b.alder.example");
         fails_with(&mut alice, &to, 408);
         log_says(&a, &["The certificate of a next hop is refused", "b.alder.example", "c.alder.example"]);
-        // AUTH is a request for a relay, too: no credentials for somebody else.
+        // AUTH is a request to a relay, too: it gets no credentials for another relay.
         let mut carol = a.client("carol");
         let session = carol.relay.clone().unwrap();
         let wrong = c.uri().replace("c.alder.example", "b.alder.example");
@@ -66,12 +66,12 @@ fn next_hop_whose_certificate_is_anothers_is_not_written_to() {
     });
 }
 
-// S2: never by way of an endpoint's policy, which takes any certificate.
+// S2: an endpoint's policy, which accepts any certificate, never applies to a relay.
 #[test]
 fn policy_for_endpoints_is_not_one_for_relays() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay_with(
             "a.osier.example",
             &Wish { outbound: ", endpoint_tls: encrypt-only", ..relays.wish() },
@@ -79,19 +79,19 @@ fn policy_for_endpoints_is_not_one_for_relays() {
         let b = relays.relay_with("b.alder.example", &Wish { authority: &others, ..relays.wish() });
         let (mut alice, mut bob) = (a.client("alice"), b.client("bob"));
         fails_with(&mut alice, &path_to(&bob), 408);
-        // Bob heard nothing of it.
+        // Bob heard none of it.
         bob.say(&bob.path(), b"to myself");
         assert_eq!(bob.frame().status(), Some(400));
     });
 }
 
-// A15: the same the other way round: a relay without proof may not ask for sessions.
+// A15: the same in reverse: a relay without proof may not ask for sessions.
 #[test]
-fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients() {
+fn relay_with_an_untrusted_certificate_gets_no_sessions_for_its_clients() {
     bounded(|| {
         let relays = Relays::new();
         let b = relays.relay("b.alder.example");
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let from =
             |name: &str| format!("msrps://{name}:2855/{};tcp msrps://192.0.2.1:2855/alice;tcp", fresh_id());
         for config in [
@@ -106,7 +106,7 @@ fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients()
             &b,
             &["AUTH behind a relay refused", "403", "AUTH through a relay that has not proven its name"],
         );
-        // A14: a good certificate, but another's.
+        // A14: a valid certificate, but another relay's.
         let mut relay = b.connect_as("a", &relays.relay_as_client(&relays.authority, "d.rowan.example"));
         let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
         assert_eq!(relay.status(&tid), 403);
@@ -119,7 +119,7 @@ fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients()
     });
 }
 
-// C1: whoever shows a certificate that is worth nothing is an endpoint, as whoever shows none; so a client may log in.
+// C1: a peer with a worthless certificate is an endpoint, like one without; so a client may log in.
 #[test]
 fn client_with_a_certificate_of_its_own_logs_in_like_any_other() {
     bounded(|| {
@@ -133,12 +133,12 @@ fn client_with_a_certificate_of_its_own_logs_in_like_any_other() {
     });
 }
 
-// A14, where the operator insists: a message through a relay without proof is refused, reported and logged.
+// A14, if the operator insists: a message through a relay without proof is refused, reported and logged.
 #[test]
 fn message_through_a_relay_without_proof_is_refused_where_the_operator_insists() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay_with("a.osier.example", &Wish { authority: &others, ..relays.wish() });
         let b =
             relays.relay_with("b.alder.example", &Wish { tls: ", unproven_relays: refuse", ..relays.wish() });
@@ -149,7 +149,7 @@ fn message_through_a_relay_without_proof_is_refused_where_the_operator_insists()
             log.contains("request through a relay that has not proven its name").then_some(log)
         });
         assert!(log.contains("no authority in tls.client_ca vouches for its certificate"), "{log}");
-        // One that has proof is welcome.
+        // A relay with proof is accepted.
         let d = relays.relay("d.rowan.example");
         let (mut carol, mut dave) = (d.client("carol"), b.client("dave"));
         carol.say(&path_to(&dave), b"Hello");
@@ -157,7 +157,7 @@ fn message_through_a_relay_without_proof_is_refused_where_the_operator_insists()
     });
 }
 
-// What anybody can make up is not the operator's business, and takes no room in the log.
+// A self-made certificate is not the operator's business, and takes no room in the log.
 #[test]
 fn certificate_that_no_trusted_authority_has_signed_is_logged_at_debug_with_few_names() {
     bounded(|| {
@@ -177,7 +177,7 @@ fn certificate_that_no_trusted_authority_has_signed_is_logged_at_debug_with_few_
     });
 }
 
-/// A self-signed certificate whose time is over, and its key.
+/// An expired self-signed certificate, and its key.
 fn expired(hosts: &[String]) -> (String, String) {
     let mut params = rcgen::CertificateParams::new(hosts).unwrap();
     params.not_before = rcgen::date_time_ymd(2001, 1, 1);
@@ -212,7 +212,7 @@ fn next_hop_that_speaks_no_tls_is_told_in_words() {
     });
 }
 
-// A relay that insists on certificates by others than ours: it refuses us, and the log says that it was our certificate.
+// A relay that requires certificates of another authority: it refuses us, and the log says that it was our certificate.
 #[test]
 fn next_hop_that_refuses_our_certificate_is_named_in_the_log() {
     bounded(|| {
@@ -256,7 +256,7 @@ fn relays_outside_the_list_are_neither_called_nor_served() {
         let (mut alice, bob, mut dave) = (a.client("alice"), b.client("bob"), d.client("dave"));
         let tid = alice.say(&path_to(&bob), b"Hello");
         assert_eq!(alice.status(&tid), 408);
-        // She is still free to write to somebody else.
+        // She can still write to another user.
         alice.say(&path_to(&dave), b"Hello");
         assert_eq!(dave.request("SEND").body, b"Hello");
         let mut carol = b.client("carol");

@@ -8,11 +8,11 @@ use testkit_net::frame::{Request, fresh_id};
 
 /// Connections that one relay opens to another.
 const CONNECTIONS: usize = 100;
-/// Clients behind it that ask by each of them, and never come back with a password.
+/// Clients behind it that each ask by every connection, and never come back with a password.
 const CLIENTS: usize = 256;
 /// `limits.queue_bytes_total`.
 const BUDGET_KIB: u64 = 16 << 10;
-/// What a connection of any kind may cost, and what comes and goes with any work.
+/// What a connection of any kind may cost, and what any work takes for a while.
 const CONNECTION_KIB_MAX: u64 = 64;
 const SLACK_KIB: u64 = 2 << 10;
 
@@ -39,7 +39,7 @@ fn clients_behind_relays_stay_within_the_memory_budget() {
                                 fresh_id()
                             );
                             let tid = relay.send_bare(Request::new("AUTH", &to, &from));
-                            // Challenged as long as there is room for its nonce; and told so if not.
+                            // Challenged if there is room for its nonce, else refused.
                             let status = relay.status(&tid);
                             assert!(matches!(status, 401 | 403), "{status}");
                         }

@@ -1,5 +1,5 @@
-//! Relays among themselves (RFC 4976, 5.1 and 9.2): who is taken for a relay, clients behind several relays, and what goes
-//! between relays. [`relays`] has scripted clients, [`users`] the `msrp` tool.
+//! Relays among themselves (RFC 4976, 5.1 and 9.2): which peers count as relays, clients behind several relays, and
+//! requests between relays. [`relays`] has scripted clients, [`users`] the `msrp` tool.
 
 mod certificates;
 mod memory;

@@ -1,4 +1,4 @@
-//! What arrives through two, three and four relays, with clients behind none, one and two of them.
+//! Messages through two, three and four relays, with clients behind none, one and two of them.
 
 use std::thread;
 
@@ -11,11 +11,11 @@ use testkit_net::{assert_same, bounded, contents, until};
 
 const MIB: usize = 1 << 20;
 
-/// A file each way at the same time, and each is the other's only business.
+/// A file each way at the same time, which do not disturb each other.
 fn exchange(mut one: Endpoint, mut other: Endpoint, bytes: usize) {
     let (to_one, to_other) = (path_to(&one), path_to(&other));
     let (from_one, from_other) = (contents(1, bytes), contents(2, bytes + 1));
-    // Who begins is the active one; the other's first request must find the path as it is.
+    // The side that begins is active; the other side's first request must find the existing path.
     one.say(&to_other, b"first");
     thread::scope(|scope| {
         let at_other = scope.spawn(|| {
@@ -44,7 +44,7 @@ fn files_cross_between_clients_of_two_relays() {
     });
 }
 
-// Two relays of one client's own, against one behind none, ...
+// Two relays of one client's own, against a client behind none.
 #[test]
 fn client_behind_two_relays_and_one_behind_none() {
     bounded(|| {
@@ -71,7 +71,7 @@ fn client_behind_two_relays_and_one_behind_none() {
     });
 }
 
-// ... one, ...
+// Against a client behind one.
 #[test]
 fn client_behind_two_relays_and_one_behind_a_third() {
     bounded(|| {
@@ -83,7 +83,7 @@ fn client_behind_two_relays_and_one_behind_a_third() {
     });
 }
 
-// ... and two; these are four relays on the way, on two cores each.
+// Against a client behind two; these are four relays on the way, on two cores each.
 #[test]
 fn two_clients_behind_two_relays_each() {
     bounded(|| {
@@ -136,7 +136,7 @@ fn outer_relay_is_found_by_srv_and_guesses_at_it_close_the_connection() {
     bounded(|| {
         let probe = Relays::new();
         let b: Relay = probe.relay("b.alder.example");
-        // Now that its port is known, it has an SRV record: for its own name, which is what its certificate proves.
+        // Its port is known, so it gets an SRV record, for its own name, which is what its certificate proves.
         let more = vec![(
             "_msrps._tcp.b.alder.example.".to_owned(),
             srv(0, 0, b.address().port(), "b.alder.example."),
@@ -161,7 +161,7 @@ fn outer_relay_is_found_by_srv_and_guesses_at_it_close_the_connection() {
     });
 }
 
-// A16: 408 for a relay that cannot be reached; the client's own relay serves it still.
+// A16: 408 for a relay that cannot be reached; the client's own relay still serves it.
 #[test]
 fn outer_relay_that_is_not_there_is_408() {
     bounded(|| {
@@ -169,7 +169,7 @@ fn outer_relay_that_is_not_there_is_408() {
         let (a, b) = (relays.relay("a.osier.example"), relays.relay("b.alder.example"));
         let mut alice = a.client("alice");
         for nowhere in [
-            "msrps://nobody.example:2855;tcp",
+            "msrps://absent.example:2855;tcp",
             "msrps://c.alder.example:9;tcp",
             "msrps://c.alder.example;tcp",
         ] {
@@ -181,7 +181,7 @@ fn outer_relay_that_is_not_there_is_408() {
     });
 }
 
-// A connection that a relay opens may come in on any core; it goes to that of the session, with what it has proven.
+// A connection that a relay opens may come in on any core; it moves to that of the session, with its proof.
 #[test]
 fn proof_goes_with_a_connection_to_the_core_of_its_session() {
     bounded(|| {

@@ -1,4 +1,4 @@
-//! What a user is told when a relay further out does not want him, or is not there.
+//! What a user hears when a relay beyond the first refuses, or does not exist.
 
 use std::net::TcpListener;
 use std::process::Output;
@@ -34,9 +34,9 @@ fn a_wrong_password_at_the_second_relay_is_the_second_relays() {
 fn a_second_relay_that_is_not_there_is_told_by_the_first() {
     bounded(|| {
         let federation = Federation::start("a");
-        // A port that was free a moment ago, and a name that there is not.
-        let nobody = TcpListener::bind((address_of(host('a')), 0)).unwrap().local_addr().unwrap().port();
-        for next in [format!("{}:{nobody}", host('a')), format!("nowhere.osier.example:{nobody}")] {
+        // A port that was free a moment ago, and a name that does not exist.
+        let free = TcpListener::bind((address_of(host('a')), 0)).unwrap().local_addr().unwrap().port();
+        for next in [format!("{}:{free}", host('a')), format!("nowhere.osier.example:{free}")] {
             let mut options = federation.behind("alice", "a");
             options.push(format!("--relay={next}"));
             let output = federation.msrp(&["probe"], &options).output().unwrap();

@@ -16,7 +16,7 @@ use testkit_net::process::RelayProcess;
 use testkit_net::relay::{client_config, record_layer};
 use testkit_net::zone::Zone;
 
-/// The relays that there can be: host names, and the last part of their addresses.
+/// All possible relays: host names, and the last part of their addresses.
 const HOSTS: [(&str, u8); 6] = [
     ("a.osier.example", 2),
     ("b.alder.example", 3),
@@ -32,15 +32,15 @@ pub(crate) struct Relays {
     pub(crate) zone: Zone,
 }
 
-/// What is unusual about a relay.
+/// The unusual settings of a relay.
 #[derive(Clone, Copy)]
 pub(crate) struct Wish<'a> {
     /// Signs its certificate.
     pub(crate) authority: &'a Authority,
-    /// Whom its certificate is for, if not for itself.
+    /// The host that its certificate is for, if not its own.
     pub(crate) certified_for: Option<&'a str>,
     pub(crate) cores: &'a str,
-    /// Whether it takes who proves a name for a relay.
+    /// Whether a peer that proves a name counts as a relay.
     pub(crate) takes_relays: bool,
     /// Further keys of `tls:`, with a comma in front.
     pub(crate) tls: &'a str,
@@ -169,7 +169,7 @@ impl Relay {
         format!("msrps://{}:{};tcp", self.host, self.address().port())
     }
 
-    /// A connection with it, over which nothing has been said.
+    /// A connection with it, over which nothing has been sent.
     pub(crate) fn connect(&self, name: &str) -> Endpoint {
         self.connect_as(name, &self.trust)
     }
@@ -197,7 +197,7 @@ pub(crate) fn client_behind(relays: &[&Relay], user: &str) -> Endpoint {
     client
 }
 
-/// AUTH; what the last answer says. The client's path is what Use-Path says.
+/// AUTH; returns the last status. Use-Path sets the client's path.
 pub(crate) fn log_in(client: &mut Endpoint, user: &str, to: &str) -> u16 {
     log_in_with(client, user, &password(user), to)
 }

@@ -71,7 +71,7 @@ fn a_client_may_be_behind_four_relays() {
     });
 }
 
-/// Somebody without a relay writes to alice, straight to the outermost of hers.
+/// A user without a relay writes to alice, straight to her outermost relay.
 fn send_without_a_relay(federation: &Federation, relays: &str, seed: u64) {
     let outermost = relays.chars().next_back().unwrap();
     let receiver = federation.receiver("alice", &federation.behind("alice", relays));
@@ -79,7 +79,7 @@ fn send_without_a_relay(federation: &Federation, relays: &str, seed: u64) {
     let file = federation.file(&name);
     fs::write(&file, &data).unwrap();
     let (path, trust) = (receiver.path.clone(), Trust::File(federation.file("ca.crt")));
-    let target = Target { host: address_of(host(outermost)), port: federation.port(outermost) };
+    let target = Target { host: address_of(host(outermost)), port: federation.port(outermost), web: None };
     run_on_executor(None, async {
         let limit = Duration::from_secs(60);
         let security = Security::tls(&trust, Some(host(outermost))).unwrap();

@@ -17,7 +17,7 @@ const FILE: usize = 3 << 20;
 /// The first letter of a relay's name: `a` is `a.osier.example`.
 pub(crate) type Name = char;
 
-/// Relays `a` to `d`, who take each other for relays, and `e`, who takes nobody for one.
+/// Relays `a` to `d`, which trust each other as relays, and `e`, which trusts none.
 pub(crate) struct Federation {
     relays: Vec<(Name, Relay)>,
     place: TempDir,
@@ -95,14 +95,14 @@ impl Federation {
         self.file(&format!("for-{name}"))
     }
 
-    /// A receiver ends well, and has got this.
+    /// A receiver ends well, and has received this.
     pub(crate) fn assert_received(&self, to: &str, receiver: Receiver, name: &str, data: &[u8]) {
         let (status, said) = receiver.finish();
         assert_eq!(status, 0, "{said}");
         assert_same(&fs::read(self.inbox(to).join(name)).unwrap(), data);
     }
 
-    /// A file from somebody to somebody, each behind these relays; an empty list: behind none, listening.
+    /// A file from one user to another, each behind these relays; an empty list: behind none, listening.
     pub(crate) fn send_a_file(&self, from: (&str, &str), to: (&str, &str), seed: u64) {
         let options = match to.1 {
             "" => self.listening(),
@@ -120,7 +120,7 @@ impl Federation {
         self.assert_received(to.0, receiver, &name, &data);
     }
 
-    /// Receives on a port of its own, with a certificate that nobody vouches for, as endpoints have.
+    /// Receives on a port of its own, with a self-signed certificate, as endpoints have.
     fn listening(&self) -> Vec<String> {
         self_signed(&["127.0.0.1"], self.file("own.crt"), self.file("own.key"));
         ["--listen=127.0.0.1:0", "--cert=own.crt", "--key=own.key"].map(str::to_owned).into()

@@ -1,5 +1,5 @@
 //! The worked chain of the protocol notes (X7), over sockets: what this relay writes as the inner and as the outer one,
-//! byte for byte but for what is made afresh each time.
+//! byte for byte, except the random parts.
 
 use std::net::TcpListener;
 use std::thread;

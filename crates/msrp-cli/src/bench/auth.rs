@@ -1,7 +1,7 @@
 //! `msrp bench auth`: connect, full handshake, AUTH twice, close; again and again.
 //!
-//! Whoever closes first, which is us, keeps the port for a minute: connections come from several addresses 127.0.0.x, so
-//! that there are enough. Only loopback gives them away freely.
+//! The side that closes first, which is this one, cannot use that port again for a minute. So connections come from
+//! several addresses 127.0.0.x, which only loopback gives away freely.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,7 +48,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let histogram = Histogram::new_with_bounds(1, LATENCY_MAX_NANOS, 3);
     let took = Rc::new(RefCell::new(histogram.map_err(|error| Failure::Engine(error.to_string()))?));
     let progress = Progress::counting("bench auth", count, arguments.common.output.progress);
-    // The first one pays for what is set up once.
+    // The first connection pays for what is set up once.
     let (line, _) = scene.client(source(arguments.addresses, 0)).await?;
     let agreed = line.details();
     line.close().await?;
@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
             (Rc::clone(&scene), until.clone(), Rc::clone(&tally), Rc::clone(&took));
         let addresses = arguments.addresses;
         tasks.spawn_local(async move {
-            // `answers` counts those that have begun.
+            // `answers` counts the connections that have begun.
             while !until.is_over(tally.answers.get()) {
                 add(&tally.answers, 1);
                 let began = Instant::now();

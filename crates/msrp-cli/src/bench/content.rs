@@ -1,8 +1,8 @@
 //! What the benchmark sends, and the check that it arrived as it was sent.
 //!
-//! Random bytes that repeat with a period that is no multiple of any record, chunk or buffer, entered at a place that
-//! depends on the message: bytes that are lost, repeated, moved or given to another session do not compare equal. The
-//! comparison is a memcmp against memory that stays in the cache. Invariant: no end-line can occur in it.
+//! Random bytes that repeat with a period that is no multiple of any record, chunk or buffer, from a start that depends
+//! on the message: lost, repeated, moved or misdelivered bytes do not compare equal. The comparison is a memcmp against
+//! memory that stays in the cache. Invariant: no end-line can occur in it.
 
 use std::sync::LazyLock;
 
@@ -11,12 +11,12 @@ use super::line::FLUSH_BYTES;
 /// A prime.
 const PERIOD: usize = 65_521;
 
-/// One period and a flush more, so that every slice of a flush lies in one piece.
+/// One period and a flush more, so that every slice of a flush is contiguous.
 static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let period: Vec<u8> = (0..PERIOD)
         .map(|_| {
-            // xorshift: incompressible is all that is asked for. Without hyphens there is no end-line.
+            // xorshift: the bytes need only be incompressible. Without hyphens there is no end-line.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;

@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let measure = Measure::begin(&arguments.common.relay_pid)?;
     let plan = Plan {
         until: Until {
-            // With a time limit the size cannot be promised.
+            // With a time limit, the size is not fixed.
             amount: size.filter(|_| arguments.duration.is_none()),
             time: arguments.duration.map(|duration| Instant::now() + duration),
             ..Until::default()
@@ -84,7 +84,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     Ok(())
 }
 
-/// Lets all pairs work.
+/// Starts all pairs.
 pub(super) fn spawn(
     tasks: &mut Tasks,
     pairs: Vec<(Sender, Receiver)>,

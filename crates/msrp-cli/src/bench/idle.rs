@@ -17,11 +17,11 @@ use crate::outcome::{Failure, Report};
 use crate::progress::Progress;
 use crate::units::{self, parse_duration};
 
-/// Descriptors for everything but the sessions.
+/// Descriptors for everything except the sessions.
 const DESCRIPTORS_BESIDE: u64 = 100;
 /// The kernel has some 28,000 ports for connections between two addresses.
 const SESSIONS_PER_ADDRESS: u32 = 20_000;
-/// Shaking hands at once: what memory that takes must not count as that of idle sessions.
+/// How many handshakes at once: their memory must not count as that of idle sessions.
 const CONCURRENCY: u32 = 16;
 
 #[derive(Debug, Args)]
@@ -45,12 +45,12 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     check_descriptors(u64::from(sessions) + DESCRIPTORS_BESIDE, &arguments.common.relay_pid)?;
     let scene = Rc::new(Scene::new(&arguments.common, None)?);
     let needed = u8::try_from(sessions.div_ceil(SESSIONS_PER_ADDRESS)).unwrap_or(200);
-    // One address is what the kernel takes by itself.
+    // The kernel takes one address by itself.
     let addresses = arguments.addresses.unwrap_or(if needed > 1 { needed } else { 0 });
     let (relay, own) = (Meter::of(&arguments.common.relay_pid)?, Meter::own());
     let progress =
         Progress::counting("bench idle", Some(u64::from(sessions)), arguments.common.output.progress);
-    // What the first connection sets up for good is no session's.
+    // What the first connection sets up for good belongs to no session.
     scene.client(source(addresses, 0)).await?.0.close().await?;
     let (relay_before, own_before) = (relay.resident(), own.resident());
     let setting_up = Measure::begin(&arguments.common.relay_pid)?;

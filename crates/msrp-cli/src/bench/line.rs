@@ -1,9 +1,8 @@
 //! One connection of the benchmark, driven by readiness, with TLS in large pieces.
 //!
-//! What is measured is the relay, so a benchmark must not be the slower side: it reads and writes many records a system
-//! call and decrypts where they lie, by the same [`TlsConn`] the relay uses. Invariants: the buffers that bytes are
-//! received into are the thread's, an idle connection holds none of them; a frame is written whole before the next one
-//! is asked for.
+//! The relay is what is measured, so a benchmark must not be the slower side: it reads and writes many records per
+//! system call and decrypts in place, with the same [`TlsConn`] as the relay. Invariants: receive buffers belong to the
+//! thread, and an idle connection holds none of them; a frame is written whole before the next one is asked for.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use msrp_client::ClientError;
+use msrp_client::{ClientError, Endpoint, random_token};
 use msrp_proto::head::Head;
 use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_tls::{Details, TlsConn, TlsError};
@@ -21,13 +20,14 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::web::{Door, Web};
 use crate::outcome::Failure;
 
-/// What is encrypted and given to the kernel in one piece.
+/// Bytes that are encrypted and given to the kernel at once.
 pub(crate) const FLUSH_BYTES: usize = 128 << 10;
-/// What is asked of the kernel at once.
+/// Bytes asked of the kernel at once.
 const READ_BYTES: usize = 256 << 10;
-/// After so many bytes the other connections of this thread have their turn.
+/// After so many bytes the other connections of this thread get their turn.
 const TURN_BYTES: usize = 256 << 10;
 /// How long the peer may take to close its side after we have closed ours.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -44,9 +44,9 @@ struct Scratch {
     plain: Vec<u8>,
 }
 
-/// What happens on a connection.
+/// One end of the conversation on a connection.
 pub(crate) trait Party {
-    /// Everything given so far is written: gives more, or nothing as long as there is nothing to say.
+    /// Everything produced so far is written: produces more, or nothing as long as there is nothing to send.
     fn produce(&mut self, out: &mut Outlet<'_>) -> Result<(), Failure>;
     /// A frame begins.
     fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure>;
@@ -54,26 +54,30 @@ pub(crate) trait Party {
     fn body(&mut self, bytes: &[u8]) -> Result<(), Failure>;
     /// It ends.
     fn end(&mut self, flag: Flag) -> Result<(), Failure>;
-    /// Whether nothing is awaited any more.
+    /// Whether it awaits nothing more.
     fn done(&self) -> bool;
 }
 
-/// Where a [`Party`] says what it has to say.
+/// Where a [`Party`] writes.
 pub(crate) struct Outlet<'a> {
     tls: Option<&'a mut TlsConn>,
+    web: Option<&'a mut Web>,
     out: &'a mut Vec<u8>,
 }
 
 impl Outlet<'_> {
-    /// Sends bytes, in records of their own where there is TLS.
-    pub(crate) fn send(&mut self, plain: &[u8]) -> Result<(), Failure> {
-        match &mut self.tls {
-            Some(tls) => tls.encrypt(plain, self.out).map_err(broken),
-            None => {
-                self.out.extend_from_slice(plain);
-                Ok(())
-            }
-        }
+    /// Sends a frame, in records of its own where there is TLS, and in a message where there is WebSocket.
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), Failure> {
+        self.send_part(frame, true)
+    }
+
+    /// Sends a part of a frame; what follows goes on with it unless it is the last.
+    pub(crate) fn send_part(&mut self, part: &[u8], is_last: bool) -> Result<(), Failure> {
+        let bytes = match &mut self.web {
+            Some(web) => web.fragment(part, is_last),
+            None => part,
+        };
+        encrypt(self.tls.as_deref_mut(), bytes, self.out)
     }
 
     /// Whether there is enough for one system call.
@@ -86,16 +90,18 @@ impl Outlet<'_> {
 pub(crate) struct Line {
     stream: TcpStream,
     tls: Option<Box<TlsConn>>,
+    /// Behind the upgrade, where it is a WebSocket.
+    web: Option<Box<Web>>,
     parser: Parser,
     /// The beginning of a record.
     records: Vec<u8>,
-    /// Plaintext that no whole step of the parser could be made of.
+    /// Plaintext that is too short for a whole step of the parser.
     rest: Vec<u8>,
     out: Vec<u8>,
     written: usize,
 }
 
-/// What reading brought.
+/// The result of a read.
 enum Received {
     Nothing,
     Bytes(usize),
@@ -103,11 +109,12 @@ enum Received {
 }
 
 impl Line {
-    /// Dials, from this address if one is given, and shakes hands.
+    /// Dials, from this address if one is given, shakes hands, and goes through the door, if there is one.
     pub(crate) async fn connect(
         to: SocketAddr,
         from: Option<IpAddr>,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+        door: Option<&Door>,
         limit: Duration,
     ) -> Result<Self, Failure> {
         let dialled = async {
@@ -123,7 +130,13 @@ impl Line {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(failed)?;
         let tls = tls.map(|(config, name)| TlsConn::client(config, name)).transpose().map_err(broken)?;
-        Self::begin(stream, tls, limit).await
+        let mut line = Self::begin(stream, tls, limit).await?;
+        if let Some(door) = door {
+            let opened = tokio::time::timeout(limit, line.upgrade(door)).await;
+            let failed = |source| ClientError::Upgrade { relay: door.host.clone(), source };
+            opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
+        }
+        Ok(line)
     }
 
     /// Shakes hands on an accepted connection.
@@ -141,6 +154,7 @@ impl Line {
         let mut line = Self {
             stream,
             tls: tls.map(Box::new),
+            web: None,
             parser: Parser::new(ParserLimits::default()),
             records: Vec::new(),
             rest: Vec::new(),
@@ -155,13 +169,16 @@ impl Line {
     }
 
     /// Our address.
-    pub(crate) fn local(&self) -> Result<SocketAddr, Failure> {
+    fn local(&self) -> Result<SocketAddr, Failure> {
         Ok(self.stream.local_addr().map_err(ClientError::Io)?)
     }
 
-    /// Whether there is TLS.
-    pub(crate) const fn is_tls(&self) -> bool {
-        self.tls.is_some()
+    /// A URI of our own.
+    pub(crate) fn mint_uri(&self) -> Result<String, Failure> {
+        match self.web {
+            Some(_) => Ok(Endpoint::mint_web_uri()),
+            None => Ok(Endpoint::mint_uri(self.local()?, self.tls.is_some())),
+        }
     }
 
     /// What the handshake agreed on.
@@ -169,9 +186,9 @@ impl Line {
         self.tls.as_ref().map(|tls| tls.describe())
     }
 
-    /// Lets the party have its way until it is done and everything it said is written.
+    /// Runs the party until it is done and all it produced is written.
     pub(crate) async fn drive(&mut self, party: &mut impl Party) -> Result<(), Failure> {
-        // What came together with the end of the handshake.
+        // Bytes that came together with the end of the handshake.
         let early = hand_out(&mut self.parser, &self.rest, party)?;
         self.rest.drain(..early);
         let mut turn = 0;
@@ -180,7 +197,11 @@ impl Line {
             if self.unsent().is_empty() {
                 self.out.clear();
                 self.written = 0;
-                party.produce(&mut Outlet { tls: self.tls.as_deref_mut(), out: &mut self.out })?;
+                party.produce(&mut Outlet {
+                    tls: self.tls.as_deref_mut(),
+                    web: self.web.as_deref_mut(),
+                    out: &mut self.out,
+                })?;
             }
             moved += self.write_some()?;
             if self.unsent().is_empty() && party.done() {
@@ -209,13 +230,16 @@ impl Line {
         }
     }
 
-    /// Whether the peer has not closed the connection, as far as what it sent can tell.
+    /// Whether the peer has not closed the connection, as far as its bytes show.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.receive(ignore), Ok(Received::Nothing | Received::Bytes(_)))
     }
 
-    /// Closes in order: close_notify, end of stream, and what the peer still sends is read.
+    /// Closes in order: close_notify, end of stream, and reading what the peer still sends.
     pub(crate) async fn close(mut self) -> Result<(), Failure> {
+        if self.web.is_some() {
+            encrypt(self.tls.as_deref_mut(), &Web::close(), &mut self.out)?;
+        }
         if let Some(tls) = &mut self.tls {
             tls.close_notify(&mut self.out);
         }
@@ -230,7 +254,7 @@ impl Line {
                 match self.receive(ignore) {
                     Ok(Received::Nothing) => self.stream.readable().await.map_err(ClientError::Io)?,
                     Ok(Received::Bytes(_)) => {}
-                    // The peer may well have closed first.
+                    // The peer may have closed first.
                     Ok(Received::End) | Err(_) => return Ok(()),
                 }
             }
@@ -245,11 +269,7 @@ impl Line {
         // A client's first flight.
         tls.receive(&mut [], &mut self.rest, &mut self.out).map_err(io::Error::other)?;
         loop {
-            while !self.unsent().is_empty() {
-                if self.write_some().map_err(io::Error::other)? == 0 {
-                    self.stream.writable().await?;
-                }
-            }
+            self.write_all().await?;
             if self.tls.as_ref().is_none_or(|tls| tls.handshake_done()) {
                 return Ok(());
             }
@@ -259,6 +279,37 @@ impl Line {
                 Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
+    }
+
+    /// Asks for the upgrade to WebSocket, and waits for the answer.
+    async fn upgrade(&mut self, door: &Door) -> io::Result<()> {
+        let (asked, request) = door.ask();
+        encrypt(self.tls.as_deref_mut(), &request, &mut self.out).map_err(io::Error::other)?;
+        self.write_all().await?;
+        loop {
+            if let Some(head) = asked.judge(&self.rest).map_err(io::Error::other)? {
+                let mut web = Box::new(Web::new(random_token(8).as_bytes()));
+                let mut ahead = self.rest.split_off(head);
+                web.take(&mut ahead, 0).map_err(io::Error::other)?;
+                self.rest = ahead;
+                self.web = Some(web);
+                return Ok(());
+            }
+            match self.receive(keep).map_err(io::Error::other)? {
+                Received::Nothing => self.stream.readable().await?,
+                Received::Bytes(_) => {}
+                Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    async fn write_all(&mut self) -> io::Result<()> {
+        while !self.unsent().is_empty() {
+            if self.write_some().map_err(io::Error::other)? == 0 {
+                self.stream.writable().await?;
+            }
+        }
+        Ok(())
     }
 
     fn unsent(&self) -> &[u8] {
@@ -279,7 +330,7 @@ impl Line {
         }
     }
 
-    /// Receives and decrypts once. What `take` does not use up comes again in front of what is received next.
+    /// Receives and decrypts once. Bytes that `take` does not use come again, before the next ones.
     fn receive(
         &mut self,
         take: impl FnOnce(&mut Parser, &[u8]) -> Result<usize, Failure>,
@@ -299,6 +350,7 @@ impl Line {
             let plain = &mut scratch.plain;
             plain.clear();
             plain.append(&mut self.rest);
+            let rest = plain.len();
             let incoming = scratch.incoming.get_mut(..kept + bytes).unwrap_or_default();
             let used = match &mut self.tls {
                 Some(tls) => tls.receive(incoming, plain, &mut self.out).map_err(broken)?,
@@ -309,6 +361,13 @@ impl Line {
             };
             self.records.clear();
             self.records.extend_from_slice(incoming.get(used..).unwrap_or_default());
+            if let Some(web) = &mut self.web {
+                let came = web.take(plain, rest)?;
+                encrypt(self.tls.as_deref_mut(), &came.answer, &mut self.out)?;
+                if came.is_over {
+                    return Ok(Received::End);
+                }
+            }
             let taken = take(&mut self.parser, plain)?;
             self.rest.extend_from_slice(plain.get(taken..).unwrap_or_default());
             Ok(Received::Bytes(bytes))
@@ -316,7 +375,19 @@ impl Line {
     }
 }
 
-/// Gives the party all that has come; returns how many bytes that used up.
+/// Appends what goes to the kernel.
+fn encrypt(tls: Option<&mut TlsConn>, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    match tls {
+        _ if plain.is_empty() => Ok(()),
+        Some(tls) => tls.encrypt(plain, out).map_err(broken),
+        None => {
+            out.extend_from_slice(plain);
+            Ok(())
+        }
+    }
+}
+
+/// Gives the party all that has come; returns how many bytes it used.
 fn hand_out(parser: &mut Parser, plain: &[u8], party: &mut impl Party) -> Result<usize, Failure> {
     let mut at = 0;
     loop {

@@ -1,8 +1,8 @@
 //! AUTH on a [`Line`]: the challenge, the answer, Use-Path (RFC 4976, 5.1).
 //!
-//! The least that a client has to do, so that what an AUTH costs is the relay's share: `msrp probe` looks closer.
+//! Does the least that a client has to do, so that the cost of an AUTH is the relay's share. `msrp probe` looks closer.
 
-use msrp_client::{ClientError, Endpoint, random_token};
+use msrp_client::{ClientError, random_token};
 use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrp_proto::head::{Head, Kind};
 use msrp_proto::parser::Flag;
@@ -23,13 +23,13 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    /// What peers send to.
+    /// The path for peers.
     pub(crate) fn path_for_peers(&self) -> String {
         let relays = self.use_path.iter().rev();
         relays.chain([&self.own_uri]).map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// What we send to, for a peer with this path.
+    /// The To-Path for a peer with this path.
     pub(crate) fn to_path(&self, peer: &str) -> String {
         self.use_path.iter().map(String::as_str).chain([peer]).collect::<Vec<_>>().join(" ")
     }
@@ -37,7 +37,7 @@ impl Granted {
 
 /// Authenticates.
 pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Granted, Failure> {
-    let own_uri = Endpoint::mint_uri(line.local()?, line.is_tls());
+    let own_uri = line.mint_uri()?;
     let challenged = ask(line, login, &own_uri, None).await?;
     let refused = |answer: &Answer, hint: &str| {
         Failure::from(ClientError::AuthRefused {
@@ -99,7 +99,7 @@ fn unusable(login: &Login, reason: &str) -> Failure {
 
 struct Answer {
     status: Status,
-    /// The strongest algorithm is a matter of security; here the first challenge will do.
+    /// The strongest algorithm is a matter of security; the first challenge is enough here.
     challenge: Option<Vec<u8>>,
     use_path: Vec<String>,
 }

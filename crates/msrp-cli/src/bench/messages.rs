@@ -1,8 +1,8 @@
-//! `msrp bench messages`: short messages, a window of them at a time in each session, and how long each takes.
+//! `msrp bench messages`: short messages, a window of them at a time in each session, and the time of each.
 //!
-//! Two times are told of each message, both from the moment it is given to the kernel, or waits for it: until its receiver
-//! has it, which is this process too, and until the relay has answered it. Invariant: messages arrive in the order in which
-//! they were sent, each once.
+//! Each message has two times, both from the moment it is given to the kernel, or waits for it: until its receiver,
+//! also this process, has it, and until the relay has answered it. Invariant: messages arrive in the order of sending,
+//! each once.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -39,7 +39,7 @@ Examples:
 
 /// Characters of a transaction id in front of the message's number.
 const TID_PREFIX: usize = 8;
-/// The number and the time of a message stand in front of its content: `m` or `l` for the last one, and two numbers.
+/// Each message begins with its number and time: `m`, or `l` for the last one, and two numbers.
 const STAMP_BYTES: usize = 1 + 16 + 16;
 /// More than any message can take.
 const LATENCY_MAX_NANOS: u64 = 600_000_000_000;
@@ -223,11 +223,11 @@ struct MessageSender {
     tid_prefix: String,
     until: Until,
     window: usize,
-    /// Bytes of content behind the stamp.
+    /// Bytes of content after the stamp.
     filling: usize,
     sent: u64,
     complete: bool,
-    /// Number and time of what has not been answered.
+    /// Number and time of each unanswered message.
     waiting: VecDeque<(u64, u64)>,
     shared: Rc<Shared>,
     frame: Vec<u8>,
@@ -254,8 +254,8 @@ impl MessageSender {
     }
 }
 
-/// The content of the message with this transaction id, which the relay changes, and `m` and it for a Message-ID, which
-/// it does not.
+/// The content of a message. Its source is the transaction id, or a Message-ID made of `m` and that id: the relay
+/// changes the one and keeps the other.
 fn content_of(tid: &[u8]) -> Content {
     Content::of(tid)
 }
@@ -281,7 +281,7 @@ impl Party for MessageSender {
         let number = tid
             .strip_prefix(self.tid_prefix.as_bytes())
             .and_then(|digits| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        // Answers come in order, as a rule; nothing says they must.
+        // Answers usually come in order, but need not.
         let found = self.waiting.iter().position(|&(waiting, _)| Some(waiting) == number);
         let Some((_, nanos)) = found.and_then(|at| self.waiting.remove(at)) else {
             return Err(wrong(format!("an answer to {}, which awaits none", String::from_utf8_lossy(tid))));
@@ -307,7 +307,7 @@ impl Party for MessageSender {
 struct MessageReceiver {
     own_uri: String,
     received: u64,
-    /// The transaction id of the message that is coming in, and whom to answer.
+    /// The transaction id of the message that is coming in, and the previous hop.
     request: Vec<u8>,
     previous_hop: Vec<u8>,
     content: Content,
@@ -341,7 +341,7 @@ impl Party for MessageReceiver {
             return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(bytes))));
         }
         if head.to_path(bytes).last() != Some(self.own_uri.as_bytes()) {
-            return Err(wrong("a SEND for somebody else".to_owned()));
+            return Err(wrong("a SEND for another session".to_owned()));
         }
         self.content =
             content_of(head.message_id(bytes).and_then(|id| id.strip_prefix(b"m")).unwrap_or_default());

@@ -1,7 +1,7 @@
 //! CPU time and memory of processes, as the kernel accounts for them.
 //!
-//! `schedstat` counts nanoseconds for each thread; where the kernel has none, `stat` counts ticks, usually hundredths of a
-//! second. Threads that have ended are only in the latter.
+//! `schedstat` counts nanoseconds for each thread; a kernel without it has `stat`, which counts ticks, usually
+//! hundredths of a second. Threads that have ended are only in `stat`.
 
 use std::fs;
 use std::time::Duration;
@@ -13,14 +13,14 @@ const MINOR_FAULTS: usize = 7;
 const USER_TICKS: usize = 11;
 const SYSTEM_TICKS: usize = 12;
 
-/// Whom to watch.
+/// The processes to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     pids: Vec<u32>,
 }
 
 impl Meter {
-    /// Other processes; an error if there is one that cannot be watched.
+    /// Other processes; an error if one cannot be measured.
     pub(crate) fn of(pids: &[u32]) -> Result<Self, Failure> {
         let meter = Self { pids: pids.to_vec() };
         for &pid in pids {
@@ -38,7 +38,7 @@ impl Meter {
         Self { pids: vec![std::process::id()] }
     }
 
-    /// User and system time of all of them; `None` where there is nobody to watch, or one has gone.
+    /// User and system time of all of them; `None` if there are none, or one has ended.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         if self.pids.is_empty() {
             return None;
@@ -46,8 +46,8 @@ impl Meter {
         self.pids.iter().map(|&pid| cpu_of(pid)).sum()
     }
 
-    /// Page faults of all of them that needed no disk: where there are many while files pass, the allocator gives memory
-    /// back to the kernel and fetches it again.
+    /// Page faults of all of them that needed no disk. Many while files pass show that the allocator returns memory to
+    /// the kernel and fetches it again.
     pub(crate) fn page_faults(&self) -> Option<u64> {
         if self.pids.is_empty() {
             return None;
@@ -68,7 +68,7 @@ fn cpu_of(pid: u32) -> Option<Duration> {
     cpu_by_threads(pid).or_else(|| cpu_by_ticks(pid))
 }
 
-/// `None` where the kernel does not count so. A thread that has just ended takes its time with it.
+/// `None` if the kernel does not count so. A thread that ends takes its time with it.
 fn cpu_by_threads(pid: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let counts: Vec<u64> = threads
@@ -79,11 +79,11 @@ fn cpu_by_threads(pid: u32) -> Option<Duration> {
 }
 
 fn cpu_by_ticks(pid: u32) -> Option<Duration> {
-    // USER_HZ is 100 wherever Linux runs today.
+    // USER_HZ is 100 on every Linux.
     Some(Duration::from_millis((stat_field(pid, USER_TICKS)? + stat_field(pid, SYSTEM_TICKS)?) * 10))
 }
 
-/// A field of `stat`, counted from the one behind the command's name, which may hold anything, parentheses too.
+/// A field of `stat`, counted from the one after the command's name, which may hold anything, parentheses too.
 fn stat_field(pid: u32, position: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -112,7 +112,7 @@ mod tests {
     fn both_ways_of_counting_cpu_agree() {
         let pid = std::process::id();
         let mut sum = 0_u64;
-        // Threads that have ended are in the other one only.
+        // Threads that have ended are only in the other file.
         while cpu_by_threads(pid).unwrap() < Duration::from_millis(200) {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_cannot_be_watched() {
+    fn an_empty_list_of_processes_has_no_cpu_time() {
         assert!(Meter::of(&[u32::MAX]).is_err());
         assert_eq!(Meter::of(&[]).unwrap().cpu(), None);
     }

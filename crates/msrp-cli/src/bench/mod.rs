@@ -1,8 +1,8 @@
 //! `msrp bench`: load for a relay, and what the relay spends on it.
 //!
-//! One thread, pinned with `--cpu`, plays all clients. Its own CPU time is told beside the relay's: where it is near 100 %
-//! of its core, it is the bottleneck, and only the relay's CPU time can be trusted. Invariant: everything that arrives is
-//! compared with what was sent.
+//! One thread, pinned with `--cpu`, plays all clients. The report has its own CPU time beside the relay's. If it is
+//! near 100 % of its core, it is the bottleneck, and only the relay's CPU time can be trusted. Invariant: everything
+//! that arrives is compared with what was sent.
 
 mod auth;
 mod content;
@@ -15,6 +15,7 @@ mod meter;
 mod run;
 mod scene;
 mod transfer;
+mod web;
 
 use std::process::ExitCode;
 

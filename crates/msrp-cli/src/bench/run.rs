@@ -1,4 +1,4 @@
-//! What all modes have in common: tasks on one thread, what they cost, and that they do not hang.
+//! What all modes share: tasks on one thread, their cost, and an end for tasks that hang.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::outcome::{Failure, Report};
 
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(200);
-/// Nothing moves for so long: something is wrong.
+/// If nothing moves for so long, something is wrong.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Connections at work.
@@ -37,7 +37,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// Closes them; how that goes changes nothing any more.
+    /// Closes them; an error while closing changes nothing.
     pub(crate) async fn close(self) {
         let mut closing = JoinSet::new();
         for line in self.ended {
@@ -47,7 +47,7 @@ impl Tasks {
     }
 }
 
-/// Lets something run to its end, showing how far it is; ends it if it does not move.
+/// Runs something to its end, showing its progress; ends it if it does not move.
 pub(crate) async fn watch<T>(
     work: impl Future<Output = Result<T, Failure>>,
     amount: impl Fn() -> u64,
@@ -105,7 +105,7 @@ impl Measure {
     }
 }
 
-/// What something took.
+/// What a measurement took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
@@ -114,7 +114,7 @@ pub(crate) struct Measured {
     own: Option<Duration>,
 }
 
-/// What the CPU time of one of many is told in.
+/// The unit of the CPU time for each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unit {
     Seconds,
@@ -122,7 +122,7 @@ pub(crate) enum Unit {
 }
 
 impl Measured {
-    /// Tells the CPU time of both sides, as a whole and for each of `amount`.
+    /// Reports the CPU time of both sides, in all and for each of `amount`.
     pub(crate) fn tell(&self, per: &str, amount: f64, unit: Unit, report: &mut Report) {
         let (scale, unit) = match unit {
             Unit::Seconds => (1.0, "s"),

@@ -1,6 +1,6 @@
-//! Who takes part: senders and receivers, behind the relay or not, connected and ready before anything is measured.
+//! The participants: senders and receivers, behind the relay or not, connected and ready before anything is measured.
 //!
-//! Invariant: a pair's connections live until all pairs are done, so that nobody's end disturbs what is measured.
+//! Invariant: a pair's connections live until all pairs are done, so that closing one disturbs no measurement.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -20,10 +20,11 @@ use tokio::net::TcpListener;
 use super::line::Line;
 use super::login::{Granted, authenticate};
 use super::meter::Meter;
+use super::web::Door;
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
 use crate::outcome::Failure;
 
-/// How often a sender dials again to be on the core that is asked for: chance fails this often once in 2^64 runs.
+/// How often a sender dials again to get the wanted core: chance fails this often once in 2^64 runs.
 const ATTEMPTS_MAX: usize = 64;
 
 /// What all modes share.
@@ -38,7 +39,7 @@ pub(crate) struct Common {
     /// Tell the CPU time of this process, the relay; may be repeated, and then it is their sum
     #[arg(long, value_name = "PID", help_heading = "Measuring")]
     pub(crate) relay_pid: Vec<u32>,
-    /// Agree on this with everybody: TLS 1.3 with one suite, X25519 and full handshakes; or on anything
+    /// Agree on this with every peer: TLS 1.3 with one suite, X25519 and full handshakes; or on anything
     #[arg(long, value_name = "SUITE", default_value = "aes128", help_heading = "Measuring")]
     pub(crate) tls: TlsOffer,
 }
@@ -93,7 +94,7 @@ pub(crate) struct PairArguments {
 /// `--topology`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Topology {
-    /// The receiver; the sender connects to the relay as anybody may
+    /// The receiver; the sender connects to the relay without authentication
     One,
     /// The sender; the relay dials the receiver, which is on this machine
     Dialled,
@@ -138,17 +139,19 @@ pub(crate) struct Scene {
     address: SocketAddr,
     client: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     server: Option<Arc<ServerConfig>>,
+    /// Where the relay speaks WebSocket.
+    door: Option<Door>,
     limit: Duration,
 }
 
 impl Scene {
-    /// Everything that can go wrong before anybody is connected to.
+    /// Checks everything that can go wrong before the first connection.
     pub(crate) fn new(common: &Common, pairs: Option<&PairArguments>) -> Result<Self, Failure> {
         let connection = &common.connection;
         let through = pairs.and_then(|pairs| pairs.through.as_ref());
-        // Said now rather than when everything is connected.
+        // Fails before the connections are made.
         Meter::of(&common.relay_pid)?;
-        // All load goes to one relay: it is named, not looked for.
+        // All load goes to one relay: the user names it, the DNS does not.
         match common.relay.relays.len() {
             0 if !common.relay.users.is_empty() => {
                 return Err(Failure::Usage("--user needs --relay".to_owned()));
@@ -178,12 +181,19 @@ impl Scene {
             },
         };
         let server = pairs.map(|pairs| server(pairs, connection, offer)).transpose()?.flatten();
-        Ok(Self { login, address: resolve(target)?, client, server, limit: connection.connect_timeout })
+        let door = target.web.clone().map(|path| Door { host: target.to_string(), path });
+        let is_open_to_all = pairs.is_some_and(|pairs| pairs.topology == Topology::One);
+        if door.is_some() && is_open_to_all {
+            let message =
+                "--topology one: by WebSocket every client authenticates (RFC 7977, 5.3.1); write both";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Ok(Self { login, address: resolve(target)?, client, server, door, limit: connection.connect_timeout })
     }
 
     /// A connection, from this address if one is given.
     pub(crate) async fn connect(&self, from: Option<IpAddr>) -> Result<Line, Failure> {
-        Line::connect(self.address, from, self.client.clone(), self.limit).await
+        Line::connect(self.address, from, self.client.clone(), self.door.as_ref(), self.limit).await
     }
 
     /// A connection and a session on it.
@@ -222,11 +232,11 @@ impl Scene {
     }
 
     async fn pair_through_proxy(&self, listener: &TcpListener) -> Result<(Sender, Receiver), Failure> {
-        // A proxy may dial when the connection comes, or only once it has shaken hands.
+        // A proxy may dial when the connection comes, or only after the handshake.
         let (line, receiver) = tokio::join!(self.connect(None), self.accept(listener));
         let (line, receiver) = (line?, receiver?);
-        let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
-        let own_uri = Endpoint::mint_uri(receiver.local()?, receiver.is_tls());
+        let from_path = line.mint_uri()?;
+        let own_uri = receiver.mint_uri()?;
         let sender = Sender { line, to_path: own_uri.clone(), from_path };
         Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri }))
     }
@@ -234,7 +244,7 @@ impl Scene {
     async fn pair_with_receiver_behind(&self) -> Result<(Sender, Receiver), Failure> {
         let (receiver, granted) = self.client(None).await?;
         let line = self.connect(None).await?;
-        let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
+        let from_path = line.mint_uri()?;
         let sender = Sender { line, to_path: granted.path_for_peers(), from_path };
         Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri: granted.own_uri }))
     }
@@ -274,7 +284,7 @@ impl Scene {
     }
 }
 
-/// On which core of an msrprelay the session is.
+/// The core of an msrprelay that the session is on.
 fn home(granted: &Granted) -> Result<u16, Failure> {
     granted
         .use_path

@@ -1,7 +1,7 @@
 //! A message of any size, sent and received: as one SEND, or in chunks.
 //!
-//! Invariants: what is received is compared byte by byte with what was sent; its ranges are gapless; a message without
-//! its last chunk is an error.
+//! Invariants: received bytes are compared with the sent ones, byte by byte; their ranges are gapless; a message
+//! without its last chunk is an error.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -45,7 +45,7 @@ pub(crate) struct Until {
     pub(crate) amount: Option<u64>,
     /// At this time.
     pub(crate) time: Option<Instant>,
-    /// When somebody else says so.
+    /// When another task sets this flag.
     pub(crate) told: Rc<Cell<bool>>,
 }
 
@@ -60,7 +60,7 @@ impl Until {
 /// How a message is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// When the message ends; an amount is its size, which is told in its head.
+    /// When the message ends; an amount is its size, which its head announces.
     pub(crate) until: Until,
     /// Chunks of this size; `None` is one chunk.
     pub(crate) chunk: Option<u64>,
@@ -79,7 +79,7 @@ pub(crate) struct FileSender {
     tid_prefix: String,
     chunks: u64,
     offset: u64,
-    /// The chunk that is being written: its transaction id, and where it ends if that is known.
+    /// The open chunk: its transaction id, and its end if known.
     open: Option<(String, Option<u64>)>,
     complete: bool,
     answered: u64,
@@ -140,7 +140,7 @@ impl FileSender {
         self.open = Some((tid, end));
     }
 
-    /// How the chunk that ends here is flagged.
+    /// The flag of the chunk that ends here.
     fn flag(&self) -> Flag {
         if self.plan.chunk.is_none() || self.plan.until.is_over(self.offset) {
             Flag::Last
@@ -175,7 +175,7 @@ impl Party for FileSender {
                     self.offset = end;
                     self.finish(&tid, out)?;
                 } else {
-                    out.send(&self.frame)?;
+                    out.send_part(&self.frame, false)?;
                     self.frame.clear();
                 }
                 continue;
@@ -186,7 +186,7 @@ impl Party for FileSender {
                 self.finish(&tid, out)?;
             } else {
                 let piece = self.content.slice(self.offset, left.min(FLUSH_BYTES as u64) as usize);
-                out.send(piece)?;
+                out.send_part(piece, false)?;
                 self.offset += piece.len() as u64;
                 self.open = Some((tid, end));
             }
@@ -215,7 +215,7 @@ impl Party for FileSender {
     }
 }
 
-/// Whether this answers one of our requests well; anything that speaks of a failure is one.
+/// Whether this is a success response to one of our requests. A failure is an error.
 pub(crate) fn answer_to_send(head: &Head, bytes: &[u8]) -> Result<bool, Failure> {
     let comment = |status: Status| status.phrase().to_owned();
     match head.kind() {
@@ -233,7 +233,7 @@ pub(crate) fn answer_to_send(head: &Head, bytes: &[u8]) -> Result<bool, Failure>
     }
 }
 
-/// What a receiver owes to those it has heard.
+/// The answers that a receiver owes.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     frames: Vec<u8>,
@@ -250,7 +250,7 @@ impl Answers {
         self.ends.push(self.frames.len());
     }
 
-    /// Sends what is prepared, each in a record of its own.
+    /// Sends the prepared answers, each in a record of its own.
     pub(crate) fn send(&mut self, out: &mut Outlet<'_>) -> Result<(), Failure> {
         let mut begin = 0;
         for end in self.ends.drain(..) {
@@ -305,7 +305,7 @@ impl Party for FileReceiver {
             return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(bytes))));
         }
         if head.to_path(bytes).last() != Some(self.own_uri.as_bytes()) {
-            return Err(wrong("a SEND for somebody else".to_owned()));
+            return Err(wrong("a SEND for another session".to_owned()));
         }
         let message = self.message.get_or_insert_with(|| (id.to_vec(), Content::of(id)));
         if message.0 != id {
@@ -357,7 +357,7 @@ impl Party for FileReceiver {
     }
 }
 
-/// What was received is not what was sent.
+/// The received bytes differ from the sent ones.
 pub(crate) fn wrong(what: String) -> Failure {
     Failure::Mismatch(what)
 }

@@ -66,7 +66,7 @@ pub(super) fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// How many bytes were decoded; `None` if these are not pairs of digits or too many.
+/// How many bytes were decoded; `None` if `hex` is not pairs of digits, or too long.
 pub(super) fn decode_hex(hex: &str, bytes: &mut [u8; 32]) -> Option<usize> {
     let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
     if !rest.is_empty() || pairs.len() > bytes.len() {

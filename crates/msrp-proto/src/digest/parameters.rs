@@ -1,7 +1,7 @@
 //! The parameter lists of digest headers: `name=value` separated by commas (RFC 4976 §9, RFC 7616 §3).
 //!
-//! Lenient in what is quoted, in white space and in unknown parameters, for real clients differ in all three; strict
-//! in that a known parameter stands once and a quoted-string ends.
+//! Lenient about quotes, white space and unknown parameters, because real clients differ in all three. Strict about two
+//! things: a known parameter stands once, and a quoted-string ends.
 
 use core::fmt::{self, Write as _};
 use core::str;
@@ -58,7 +58,7 @@ const NAMES: [&str; 12] = [
 ];
 
 impl<'a> Parameters<'a> {
-    /// Behind the scheme, which must be `Digest`.
+    /// The parameters after the scheme, which must be `Digest`.
     pub(super) fn of_digest(value: &'a [u8]) -> Result<Self, AuthorizationError> {
         let value = str::from_utf8(value).map_err(|_| AuthorizationError::Malformed)?;
         let (scheme, list) =
@@ -120,12 +120,12 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A quoted-string or a bare value off the front, and what is behind it.
+/// A quoted-string or a bare value from the front, and the text after it.
 fn split_value(text: &str) -> Result<(Cow<'_, str>, &str), AuthorizationError> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
         let (value, behind) = text.split_at_checked(end).ok_or(AuthorizationError::Malformed)?;
-        // Many things are sent bare; a quote in the midst of one is garbage.
+        // Clients send many values bare; a quote inside one is garbage.
         return if value.is_empty() || value.contains('"') {
             Err(AuthorizationError::Malformed)
         } else {

@@ -1,9 +1,8 @@
 //! Makes a [`Head`] from its lines, one after the other, as they arrive.
 //!
-//! Invariant: whatever the lines hold, the head stays usable for what can be read of it; what is wrong is noted as
-//! its [`Defect`], the first one found. Only a start line without a transaction id ends it all, for then the
-//! frame's end cannot be recognised. Each line is looked at once. Of a path that is wrong the text is kept: its first
-//! URI is all that is needed to answer.
+//! Invariant: whatever the lines hold, the head stays usable as far as it can be read. The first fault is noted as its
+//! [`Defect`]. Only a start line without a transaction id ends it all, because then the frame's end cannot be
+//! recognised. Each line is read once. The text of an invalid path is kept: an answer needs only its first URI.
 
 use core::ops::Range;
 
@@ -14,17 +13,17 @@ use crate::parser::{Flag, ParserLimits};
 use crate::status::Status;
 use crate::uri::{MsrpUri, Path, is_token};
 
-/// The most bytes of a peer's transaction id. RFC 4975 §9 has 4 to 32; some peers take one more character, or a hash,
-/// or what begins with a sign, and mean no harm by it. As many as the Message-ID, an `ident` too, may have by default:
-/// each connection keeps room for one while a frame lasts. Ours keep to the grammar.
+/// The most bytes of a peer's transaction id. RFC 4975 §9 has 4 to 32. Some peers send one more character, a hash, or
+/// an id that begins with a sign, and mean no harm. A Message-ID, an `ident` too, may have as many by default: each
+/// connection keeps room for one while a frame lasts. Our own ids keep to the grammar.
 pub const TID_BYTES_MAX: usize = 128;
-/// The most bytes of a method. It is logged and passed on; the names in use have four to eleven.
+/// The most bytes of a method, which is logged and forwarded. The names in use have four to eleven.
 const METHOD_BYTES_MAX: usize = 64;
-/// How many URIs of this relay the To-Path of what comes back may have more than the From-Path that it answers: both ends
-/// may be sessions of ours, and no third one can be on the way.
+/// How many URIs of this relay the To-Path of a returning frame may have more than the From-Path that it answers: both
+/// ends may be sessions of ours, and no third one can be on the way.
 const OWN_URIS_MAX: usize = 2;
 
-/// A transaction id, kept while the frame lasts because its head's bytes are gone by then.
+/// A transaction id, kept while the frame lasts, because the bytes of its head are gone by then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tid {
     bytes: [u8; TID_BYTES_MAX],
@@ -32,7 +31,7 @@ pub(crate) struct Tid {
 }
 
 impl Tid {
-    /// `None` unless 1 to [`TID_BYTES_MAX`] visible bytes: whatever they are, the end-line can be found by them.
+    /// `None` unless `tid` is 1 to [`TID_BYTES_MAX`] visible bytes. With any of these, the end-line can be found.
     fn new(tid: &[u8]) -> Option<Self> {
         let mut bytes = [0; TID_BYTES_MAX];
         if tid.is_empty() || !tid.iter().all(u8::is_ascii_graphic) {
@@ -56,8 +55,8 @@ pub(crate) enum Ending {
     EndLine(Flag),
 }
 
-/// The path that a header had in the head before: most frames of a connection have the same ones, which need not
-/// be checked byte by byte again.
+/// A header's path in the head before. Most frames of a connection have the same paths, which need not be checked byte
+/// by byte again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckedPath {
     bytes: [u8; Self::BYTES_MAX],
@@ -65,7 +64,7 @@ pub(crate) struct CheckedPath {
 }
 
 impl CheckedPath {
-    /// Longer ones are checked each time.
+    /// A longer path is checked each time.
     const BYTES_MAX: usize = 240;
     pub(crate) const NONE: Self = Self { bytes: [0; Self::BYTES_MAX], len: 0 };
 
@@ -91,7 +90,7 @@ pub(crate) struct HeadBuilder {
     seen: u32,
 }
 
-/// The headers that mean something to this program.
+/// The headers that this program reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Known {
     ToPath,
@@ -134,8 +133,8 @@ impl HeadBuilder {
         Some((Self { head, headers: 0, seen: 0 }, tid))
     }
 
-    /// Reads the header line `bytes[line]`, its CRLF not included. `paths` are To-Path and From-Path as they were
-    /// found to be right before, under the same limits.
+    /// Reads the header line `bytes[line]`, without its CRLF. `paths` are the last To-Path and From-Path that were
+    /// right under the same limits.
     pub(crate) fn header(
         &mut self,
         bytes: &[u8],
@@ -190,7 +189,7 @@ impl HeadBuilder {
         }
     }
 
-    /// Whether a header is met for the first time. A second one is a defect, but for a challenge for each algorithm.
+    /// Whether a header appears for the first time. A second one is a defect, except a challenge for another algorithm.
     fn is_first(&mut self, known: Known) -> bool {
         let bit = 1 << known as u32;
         let is_first = self.seen & bit == 0;
@@ -201,13 +200,13 @@ impl HeadBuilder {
         is_first
     }
 
-    /// Whether the frame goes the way back that another came, through this relay: its To-Path is the From-Path of that, and
-    /// our own URIs in front.
+    /// Whether the frame goes back the way that another frame came through this relay: its To-Path is that frame's
+    /// From-Path with our own URIs in front.
     fn comes_back(&self) -> bool {
         matches!(self.head.kind, Kind::Response(_) | Kind::Request(Method::Report))
     }
 
-    /// What our own URIs may add to a line.
+    /// How many bytes our own URIs may add to a line.
     fn own_bytes(&self, known: Option<Known>, limits: &ParserLimits) -> usize {
         if known == Some(Known::ToPath) && self.comes_back() {
             OWN_URIS_MAX * (limits.uri_bytes_max + 1)
@@ -216,7 +215,7 @@ impl HeadBuilder {
         }
     }
 
-    /// `path` keeps the value if it is a path and right; `None` if it is no path, or known to be right.
+    /// `path` keeps the value if it is a valid path. `None` if it is not a path, or known to be valid.
     fn known(
         &mut self,
         (known, span): (Known, Span),
@@ -230,7 +229,7 @@ impl HeadBuilder {
         if let Some(path) = path {
             let own = if known == Known::ToPath && self.comes_back() { OWN_URIS_MAX } else { 0 };
             match check_path(text, own, limits) {
-                // One with more URIs than any frame may have is not right for every other frame.
+                // A path with more URIs than most frames may have is not right for every other frame.
                 Ok(uris) if uris <= limits.path_uris_max => path.keep(text),
                 Ok(_) => {}
                 Err(defect) => {
@@ -265,7 +264,7 @@ impl HeadBuilder {
 impl Known {
     fn of(name: &[u8]) -> Option<Self> {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        // The length first: it tells most names apart.
+        // The length first: it separates most names.
         match name.len() {
             6 if is(b"Status") => Some(Self::Status),
             7 if is(b"To-Path") => Some(Self::ToPath),
@@ -321,7 +320,7 @@ impl Head {
         }
     }
 
-    /// A response's code and comment. What begins with a digit is never answered, even if it is no response.
+    /// A response's code and comment. A word that begins with a digit is never answered, even if it is not a response.
     fn take_status(&mut self, word: &[u8], at: usize, limits: &ParserLimits) {
         let (code, behind) = word.split_at_checked(3).unwrap_or((word, b""));
         let status = Status::parse(code).filter(|_| behind.is_empty() || behind.starts_with(b" "));
@@ -336,7 +335,7 @@ impl Head {
         }
     }
 
-    /// A request's method. Whatever stands behind one that is known here, the request is of that.
+    /// A request's method. If a known method stands first, the request has that method, whatever follows it.
     fn take_method(&mut self, word: &[u8], at: usize) {
         let (name, behind) =
             word.split_at_checked(memchr(b' ', word).unwrap_or(word.len())).unwrap_or_default();
@@ -347,7 +346,7 @@ impl Head {
         self.method = Span::new(at..at + name.len());
     }
 
-    /// Keeps a path that is wrong for the sake of its first URI.
+    /// Keeps an invalid path because its first URI is needed.
     fn take_bad_path(&mut self, known: Known, span: Span) {
         match known {
             Known::ToPath => (self.to_path, self.bad_to_path) = (span, true),
@@ -405,7 +404,7 @@ impl Head {
         value
     }
 
-    /// The first defect is the one told.
+    /// Only the first defect counts.
     fn note(&mut self, defect: Defect) {
         self.defect.get_or_insert(defect);
     }
@@ -434,7 +433,7 @@ fn locate(line: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
     let (name, value) = split_header(line)?;
     let behind = line.get(name.len() + 1..)?;
     let start = name.len() + 1 + behind.iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
-    // A value of nothing but white space ends where the line does.
+    // A value of only white space ends where the line does.
     let start = start.min(line.len() - value.len());
     Some((0..name.len(), start..start + value.len()))
 }
@@ -446,10 +445,10 @@ fn is_content(name: &[u8]) -> bool {
     begins(b"Content-") || begins(b"MIME-")
 }
 
-/// No value may hold control bytes, the tab excepted: CR, LF or NUL would smuggle headers into the next hop. Nor
-/// anything but UTF-8, which some clients decode, and end their connection over.
+/// No value may hold control bytes except the tab: CR, LF or NUL would smuggle headers into the next hop. Nor anything
+/// but UTF-8: some clients decode it, and end their connection if that fails.
 fn defect_of_text(text: &[u8]) -> Option<Defect> {
-    // All of it, whatever is found: so it is done for many bytes at a time.
+    // Looks at every byte, whatever it finds: so the compiler can check many bytes at a time.
     let is_control = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
     if text.iter().fold(false, |found, &byte| found | is_control(byte)) {
         return Some(Defect::ControlByte);
@@ -457,7 +456,7 @@ fn defect_of_text(text: &[u8]) -> Option<Defect> {
     core::str::from_utf8(text).is_err().then_some(Defect::NotUtf8)
 }
 
-/// How many URIs there are, all of them right; `own` of them may be ours beyond what a peer may send.
+/// How many URIs there are, if all are valid. `own` of them may be ours, beyond what a peer may send.
 fn check_path(text: &[u8], own: usize, limits: &ParserLimits) -> Result<usize, Defect> {
     let mut count = 0;
     for bytes in Path::new(text).uris() {
@@ -500,7 +499,7 @@ fn yes_or_no(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// Digits. A number too large to keep is out of every bound anyway, so the largest stands for it.
+/// Digits. A number too large to keep is outside every bound anyway, so the largest stands for it.
 fn seconds(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;

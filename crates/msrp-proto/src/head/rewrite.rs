@@ -1,8 +1,8 @@
 //! Writes a received head again for the next hop (RFC 4976 §6.4).
 //!
-//! Invariant: the transaction id changes, the start line is spelt as the grammar has it, URIs move from the front of
-//! To-Path to the front of From-Path, Byte-Range is replaced or added if asked for, and every other byte stays as it was: unknown headers, their order, the
-//! spelling of names, white space.
+//! Invariant: the transaction id changes, the start line is spelt as in the grammar, URIs move from the front of
+//! To-Path to the front of From-Path, and Byte-Range is replaced or added if asked for. Every other byte stays as it
+//! was: unknown headers, their order, the spelling of names, white space.
 
 use std::io::Write as _;
 
@@ -14,17 +14,17 @@ use crate::uri::Path;
 pub struct Rewrite<'a> {
     /// The transaction id on the next hop.
     pub tid: &'a [u8],
-    /// How many URIs leave the front of To-Path for the front of From-Path: one for every hop made. Each goes in
-    /// turn, so they end up reversed. Less than To-Path has.
+    /// How many URIs leave the front of To-Path for the front of From-Path: one for each hop made. They move one by
+    /// one, so their order is reversed. Less than To-Path has.
     pub moves: usize,
-    /// The Byte-Range to write, in place of the one there is or else before the first Content-* or MIME header.
-    /// `None` leaves the head's own, or its absence, as it is.
+    /// The Byte-Range to write, in place of the head's own, or before the first Content-* or MIME header. `None` leaves
+    /// the head's own, or its absence, as it is.
     pub byte_range: Option<ByteRange>,
 }
 
 impl Head {
-    /// Appends the head as rewritten to `out`: from the start line up to and including the blank line if there is
-    /// one, else up to the end-line. `bytes` are the head's; a head with a [`Head::defect`] is not to be forwarded.
+    /// Appends the rewritten head to `out`: from the start line up to and including the blank line if there is one,
+    /// else up to the end-line. `bytes` are the head's. Do not forward a head with a [`Head::defect`].
     pub fn rewrite(&self, bytes: &[u8], rewrite: &Rewrite<'_>, out: &mut Vec<u8>) {
         debug_assert!(self.defect.is_none(), "a defective head is never forwarded");
         let bytes = bytes.get(..self.len()).unwrap_or(bytes);
@@ -65,25 +65,25 @@ impl Head {
     }
 }
 
-/// What a longer transaction id and a Byte-Range of the largest numbers can add.
+/// How much a longer transaction id and a Byte-Range with the largest numbers can add.
 const GROWTH_BYTES: usize = 128;
 
 struct Copying<'a> {
     bytes: &'a [u8],
-    /// All before this offset has been copied or replaced.
+    /// All before this offset is copied or replaced.
     copied: usize,
     out: &'a mut Vec<u8>,
 }
 
 impl Copying<'_> {
-    /// Copies what stands before `at`.
+    /// Copies the text before `at`.
     fn before(&mut self, at: u32) {
         let at = at as usize;
         self.out.extend_from_slice(self.bytes.get(self.copied..at).unwrap_or_default());
         self.copied = self.copied.max(at);
     }
 
-    /// Leaves out what stands before `at`.
+    /// Leaves out the text before `at`.
     fn skip_to(&mut self, at: u32) {
         self.copied = self.copied.max(at as usize);
     }
@@ -94,7 +94,7 @@ impl Copying<'_> {
         self.copied += rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     }
 
-    /// Copies what stands before `span` and leaves out the span itself.
+    /// Copies the text before `span` and leaves out the span.
     fn up_to(&mut self, span: Span) {
         self.before(span.start);
         self.copied = self.copied.max(span.end as usize);
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(rewritten(text, &rewrite), expected);
     }
 
-    // The next hop need not be as tolerant as we are.
+    // The next hop may be less tolerant than we are.
     #[test]
     fn start_line_leaves_as_the_grammar_has_it() {
         let paths = "To-Path: msrp://a:1/a;tcp\r\nFrom-Path: msrp://c:1/c;tcp\r\n-------tid1$\r\n";

@@ -1,5 +1,5 @@
-//! From credentials that are right to a session: a place among the user's sessions, a URI or its
-//! prolongation, the 200 (RFC 4976, 5.1 and 6.3).
+//! From valid credentials to a session: a place among the user's sessions, a URI or its prolongation, the 200 (RFC
+//! 4976, 5.1 and 6.3).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,16 +22,16 @@ use crate::peers::peer::Peer;
 use crate::peers::state::Role;
 use crate::quota::who::{Tally, UserKey, Who};
 use crate::reason::CloseReason;
-use crate::sessions::{NewSession, NewUri};
+use crate::sessions::{NewSession, NewUri, Validity};
 use crate::view::authority_of_first;
 
 /// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
 const URIS_PER_SESSION_MAX: usize = 2;
 
-/// The connection has a session already, and that is another user's or has all the URIs that it may have.
+/// The connection has a session of another user, or one that already has as many URIs as it may.
 const ANOTHER: Refusal = Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
 
-/// What a 200 says.
+/// The content of a 200.
 struct Answer<'a> {
     /// The URI that is granted or prolonged.
     uri: &'a [u8],
@@ -41,13 +41,15 @@ struct Answer<'a> {
     seconds: u64,
 }
 
-/// These need the connections and the sessions at once.
+/// These handlers need the connections and the sessions at once.
 impl Relay {
-    /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
-    /// behind a relay each session counts by itself. Another URI of a session is no other session.
+    /// Whether an AUTH asks for a session that counts among its user's. A client's connection counts once, with any
+    /// number of URIs; behind a relay each session counts by itself. Another URI of a session is not another session.
     pub(super) fn is_new_session(&mut self, key: PeerKey, waiting: &Waiting) -> bool {
         let now = self.core.now;
-        let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.user.is_none()) else {
+        // By WebSocket the first counts with the connection, each further one by itself.
+        let of_several = waiting.request.is_of_several();
+        let Some(peer) = self.peers.get_mut(key).filter(|peer| of_several || peer.user.is_none()) else {
             return false;
         };
         let own = peer.sessions_of(&waiting.request).map(|sessions| &**sessions).unwrap_or_default();
@@ -67,27 +69,29 @@ impl Relay {
         let auth = self.peers.get_mut(key).and_then(|peer| peer.applicants.by_ticket(number));
         let claim = auth.and_then(|auth| auth.take_claim(number));
         let Some(claim) = claim else {
-            // Who asked is gone. A core that has died since has forgotten what it counted.
+            // The connection that asked is gone. A core that has died since has lost its count.
             if counter.is_some() && counter == core.cores.running(who.counter(core.cores.len())) {
                 core.tally(who, Tally::Released);
             }
             return;
         };
         let request = claim.waiting.request.clone();
+        let by_connection =
+            !request.is_through_relay() && self.peers.get_mut(key).is_some_and(|peer| peer.user.is_none());
         let outcome = if granted {
             let user = claim.user();
-            if let Some(peer) = self.peers.get_mut(key).filter(|_| !request.is_through_relay()) {
+            if let Some(peer) = self.peers.get_mut(key).filter(|_| by_connection) {
                 peer.count_among(user, core);
             }
-            self.admit(key, *claim, true)
+            self.admit(key, *claim, !by_connection)
         } else {
             core.bite(Limit::SessionsPerUser, Some(key));
             Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
         };
         let core = &mut self.core;
         if let Err(refusal) = outcome {
-            if granted && request.is_through_relay() {
-                // No session was made that could give the place back.
+            if granted && !by_connection {
+                // No session exists that could give the place back.
                 core.tally(who, Tally::Released);
             }
             self.peers.refuse_auth(key, &request, &refusal, core);
@@ -98,7 +102,7 @@ impl Relay {
         }
     }
 
-    /// Everything is in order, and there is a place among the user's sessions if they are counted.
+    /// Everything is valid, and there is a place among the user's sessions if they are counted.
     pub(super) fn admit(&mut self, key: PeerKey, claim: Claim, counted: bool) -> Result<(), Refusal> {
         let Claim { waiting, verified, ha1, granted } = claim;
         let uri = match waiting.refreshes {
@@ -123,15 +127,16 @@ impl Relay {
     ) -> Result<Arc<[u8]>, Refusal> {
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         peer.check_user(&waiting.request, verified)?;
-        let expires = granted.expires(&waiting.request, self.core.now);
-        // It was there when the AUTH came; the look-up may have taken longer than it lasted.
-        let prolonged =
-            waiting.refreshes.and_then(|(session, uri)| self.sessions.prolong(session, uri, expires));
+        let valid = granted.validity(&waiting.request, self.core.now);
+        // The session existed when the AUTH came; the look-up may have taken longer than its remaining life.
+        let prolonged = waiting
+            .refreshes
+            .and_then(|(session, uri)| self.sessions.prolong(session, (uri, valid), &mut self.core));
         prolonged.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"))
     }
 
-    /// One session per connection: the same user may have another URI for it, another user none (decision: every
-    /// session gets a congestion control of its own). Returns the URI that is granted.
+    /// One session per connection: the same user may have another URI for it, another user may not (so every session
+    /// has a congestion control of its own). Returns the granted URI.
     fn open_or_renew(
         &mut self,
         key: PeerKey,
@@ -144,22 +149,27 @@ impl Relay {
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         let auth = peer.check_user(request, &verified)?;
         let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let port = core.settings.tls_port.filter(|_| peer.origin.is_dialled());
+        let (secure, port) = match (peer.transport.websocket, core.settings.tls_port) {
+            // Others come by TCP, whatever this client came by.
+            (true, _) => (core.settings.websocket.secure, core.settings.websocket.port),
+            (false, Some(port)) if peer.origin.is_dialled() => (peer.transport.secure, port),
+            (false, _) => (peer.transport.secure, peer.transport.port),
+        };
         let uri = NewUri {
             inner_path: Arc::from(request.way_back().as_bytes()),
-            expires: granted.expires(request, core.now),
-            secure: peer.transport.secure,
-            port: port.unwrap_or(peer.transport.port),
+            valid: granted.validity(request, core.now),
+            secure,
+            port,
+            websocket: peer.transport.websocket,
         };
         let own = peer.sessions_of(request).map(|sessions| &**sessions).unwrap_or_default();
         if let Some(session) = own.iter().copied().find(|own| self.sessions.is_live(*own, core.now)) {
-            if self.sessions.live_uris(session, core.now) >= URIS_PER_SESSION_MAX {
+            if self.sessions.uris_in_use(session, core.now) >= URIS_PER_SESSION_MAX {
                 return Err(ANOTHER);
             }
             core.effects.event(Event::SessionRenewed { session: session.id.prefix().to_owned() });
             return self.sessions.renew(session, uri, core).ok_or(ANOTHER);
         }
-        let counted = through_relay && counted;
         let new = NewSession {
             peer: peer.me,
             through_relay,
@@ -167,12 +177,16 @@ impl Relay {
             counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
         };
         let (session, uri) = self.sessions.open(new, uri, core);
-        match peer.sessions_of(request) {
-            Some(sessions) => sessions.push(session),
-            None => peer.role = Role::Client { sessions: vec![session] },
+        if let Some(client) = peer.applicants.client_behind(request) {
+            client.sessions.push(session);
+        }
+        match &mut peer.role {
+            _ if through_relay => {}
+            Role::Client { sessions } => sessions.push(session),
+            role @ Role::Foreign => *role = Role::Client { sessions: vec![session] },
         }
         if through_relay {
-            let chunk_max = core.settings.chunk_bounds.of_uri(request.nearest());
+            let chunk_max = core.settings.max_chunk.of_uri(request.nearest());
             core.tell_peer(peer.me, PeerStep::Bind { session, chunk_max });
         }
         core.effects.event(Event::SessionOpened {
@@ -202,12 +216,12 @@ impl Peers {
         if core.cores.running(who.counter(core.cores.len())).is_some() {
             core.tally(who, Tally::Claim { peer: me, ticket });
         } else {
-            // No core counts just now: better one too many than none at all.
+            // No core counts at the moment: one session too many is better than none at all.
             core.tell_peer(me, PeerStep::Claimed { ticket, who, granted: true, counter: None });
         }
     }
 
-    /// A core that counted users is gone: what was asked of it is granted.
+    /// A core that counted users has died: the claims it was asked for are granted.
     pub(crate) fn grant_claims_of(&self, gone: CoreId, core: &mut Core) {
         for (peer, ticket, who) in self.claims() {
             if who.counter(core.cores.len()) == usize::from(gone.index) {
@@ -216,8 +230,8 @@ impl Peers {
         }
     }
 
-    /// The core at a position is up: what it was asked before it could hear, it is asked again. A second
-    /// answer finds no claim, and gives the place back.
+    /// The core at a position is up: claims that it could not hear are sent again. A second answer finds no claim, and
+    /// gives the place back.
     pub(crate) fn claim_again(&self, index: usize, core: &mut Core) {
         for (peer, ticket, who) in self.claims() {
             if who.counter(core.cores.len()) == index {
@@ -240,7 +254,7 @@ impl Peers {
     fn accept_auth(&mut self, key: PeerKey, answer: &Answer<'_>, core: &mut Core) {
         let Answer { uri, request, ha1, seconds } = *answer;
         core.stats.auth_ok += 1;
-        // In the order in which the client uses them: the way back from here to it is in From-Path.
+        // In the client's order: From-Path has the way from here back to the client.
         let mut use_path = Vec::new();
         for relay in request.way_back().uris().rev().skip(1) {
             use_path.extend_from_slice(relay);
@@ -274,15 +288,15 @@ impl Peers {
 }
 
 impl Granted {
-    /// When the URI expires. Behind a relay there is no connection of the client's to end with: what was announced holds.
-    fn expires(&self, request: &AuthRequest, now: Instant) -> Option<Instant> {
-        let enforced = self.enforced || request.is_through_relay();
-        enforced.then(|| now + Duration::from_secs(self.seconds))
+    /// How long the URI lasts. Behind a relay there is no connection of the client's to end with: what was announced holds.
+    fn validity(&self, request: &AuthRequest, now: Instant) -> Validity {
+        let is_enforced = self.enforced || request.is_through_relay();
+        Validity { announced: now + Duration::from_secs(self.seconds), is_enforced }
     }
 }
 
 impl Peer {
-    /// What is known of the client that an AUTH comes from, which must be this user, or not known yet.
+    /// The state of the client that an AUTH comes from. Its user must be this one, or not known yet.
     fn check_user(&mut self, request: &AuthRequest, verified: &Verified) -> Result<&mut AuthState, Refusal> {
         let auth = self.applicants.of(request).ok_or(Refusal::Challenge)?;
         match auth.user.as_ref().is_some_and(|user| **user != *verified) {
@@ -293,7 +307,7 @@ impl Peer {
 
     /// The sessions of the client that an AUTH comes from; `None` before a client's connection has one.
     fn sessions_of(&mut self, request: &AuthRequest) -> Option<&mut Vec<SessionRef>> {
-        if request.is_through_relay() {
+        if request.is_of_several() {
             return self.applicants.client_behind(request).map(|client| &mut client.sessions);
         }
         match &mut self.role {

@@ -1,5 +1,5 @@
-//! The answers to an AUTH that are no: a challenge, an error, the end of the connection; and what they are counted as
-//! (RFC 4976, 6.3; norms A6, A7, A13).
+//! The negative answers to an AUTH: a challenge, an error, the end of the connection; and which counters they raise
+//! (RFC 4976, 6.3; reqs A6, A7, A13).
 
 use msrp_proto::digest::Challenge;
 use msrp_proto::parser::Flag;
@@ -19,16 +19,16 @@ use crate::quota::who::{Tally, UserKey, Who};
 use crate::reason::CloseReason;
 use crate::view::authority_of_first;
 
-/// Characters that are kept of a name which nothing has proven. It is for the log, which shows as many.
+/// Characters kept of an unproven name. It is for the log, which shows as many.
 const TRIED_CHARS_MAX: usize = 64;
 
-/// What to do with an AUTH that cannot succeed.
+/// The answer to an AUTH that cannot succeed.
 pub(super) enum Refusal {
-    /// An error response; nothing else.
+    /// An error response, not counted.
     Respond(Status, &'static str),
     /// A fresh challenge, because there were no credentials.
     Challenge,
-    /// A fresh challenge, because there were wrong ones: counted.
+    /// A fresh challenge, because the credentials were wrong: counted.
     Wrong(&'static str),
     /// An error response, counted.
     Malformed(&'static str),
@@ -39,7 +39,7 @@ pub(super) enum Refusal {
 }
 
 impl Peers {
-    /// Whatever the refusal is, a connection that has proven nothing can have so many and no more.
+    /// Whatever the refusal is, a connection that has proven nothing may get only so many.
     pub(super) fn refuse_auth(
         &mut self,
         key: PeerKey,
@@ -48,8 +48,9 @@ impl Peers {
         core: &mut Core,
     ) {
         self.answer_refused(key, request, refusal, core);
-        // Many may log in at once through a relay that has just come.
-        let served = self.get_mut(key).is_some_and(|peer| peer.applicants.client_behind(request).is_some());
+        // Many clients may log in at once through a relay that has just connected.
+        let served = request.is_through_relay()
+            && self.get_mut(key).is_some_and(|peer| peer.applicants.client_behind(request).is_some());
         if !served {
             self.count_refusal(key, core);
         }
@@ -72,19 +73,19 @@ impl Peers {
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
         let through_relay = request.is_through_relay();
-        let named = request.given();
+        let (named, names) = (request.given(), core.settings.timed_names);
         core.effects.event(Event::AuthRefused {
             peer: key,
             status,
             why,
-            user: named.map(|named| named.username.clone().into_owned()),
+            user: named.map(|named| names.user_of(&named.username).to_owned()),
             relay: through_relay.then(|| authority_of_first(request.way_back().as_bytes())),
         });
         let Some(peer) = self.get_mut(key) else {
             return;
         };
         if !matches!(refusal, Refusal::Wrong(_)) {
-            // A 408 is no verdict on the credentials: the client is told to come again.
+            // A 408 is no verdict on the credentials: the client is told to try again.
             let comment = match status {
                 Status::TIMEOUT if matches!(refusal, Refusal::RespondAndClose(..)) => {
                     Some("This relay is about to stop, use another")
@@ -96,8 +97,9 @@ impl Peers {
             peer.respond(request.transit(), status, comment, core);
         }
         if let Refusal::RespondAndClose(_, reason) = refusal {
-            // What is wrong with one client, or one AUTH, does not end the sessions of others (norm C3).
-            let spared = through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key));
+            // A fault of one client, or of one AUTH, does not end the sessions of others (req C3).
+            let spared = (through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key)))
+                || (request.is_by_websocket() && self.serves_session(key));
             if !spared {
                 self.close(key, *reason, core);
             }
@@ -114,30 +116,33 @@ impl Peers {
         };
         auth.failures += 1;
         let too_many = auth.failures >= core.settings.max_attempts;
-        // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        auth.tried = named.map(|a| beginning(&a.username));
-        let user = named.map(|a| UserKey::new(&a.username, &a.realm));
+        // Counts for the named user, whether or not that user exists: the answer must not show it (req S9).
+        auth.tried = named.map(|a| beginning(names.user_of(&a.username)));
+        let user = named.map(|a| UserKey::new(names.user_of(&a.username), &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
             core.tally(who, Tally::Failed { offence: request.offence(), culprit });
         }
+        // By WebSocket others may live by the connection, or none.
+        let is_alone = !through_relay && !self.serves_session(key);
         if too_many {
             core.bite(Limit::AuthAttempts, Some(key));
             let until = core.now + core.settings.limits.failure_window;
-            match self.get_mut(key).and_then(|peer| peer.applicants.client_behind(request)) {
-                // Never a connection that others use (norm A13).
+            let peer = self.get_mut(key).filter(|_| !is_alone);
+            match peer.and_then(|peer| peer.applicants.client_behind(request)) {
+                // Never closes a connection that other clients use (req A13).
                 Some(client) => client.block_until(until),
                 None => self.close(key, CloseReason::AuthFailures, core),
             }
         }
     }
 
-    /// Whether sessions of others live by a connection.
+    /// Whether a connection serves sessions of other clients.
     fn is_shared(&self, key: PeerKey) -> bool {
         self.get(key).is_some_and(|peer| !peer.bound.is_empty())
     }
 
-    /// 401 with a fresh nonce; one header per algorithm, strongest first (norm T14).
+    /// 401 with a fresh nonce; one header per algorithm, strongest first (req T14).
     pub(super) fn challenge(&mut self, key: PeerKey, request: &AuthRequest, stale: bool, core: &mut Core) {
         let settings = &core.settings;
         let uri = MsrpUri::parse(request.to()).ok();
@@ -172,7 +177,7 @@ impl Peers {
         peer.wake(core);
     }
 
-    /// 423 with the bound that was missed; asked only once the credentials are right (norm A7).
+    /// 423 with the bound that was missed; only after the credentials were found right (req A7).
     pub(super) fn out_of_bounds(
         &mut self,
         key: PeerKey,
@@ -194,7 +199,7 @@ impl Peers {
     }
 }
 
-/// Begins the answer to an AUTH: its To-Path URI, exactly as sent, is where the answer comes from.
+/// Begins the answer to an AUTH. The answer's From-Path is the AUTH's To-Path URI, exactly as sent.
 pub(super) fn auth_response<'p>(
     peer: &'p mut Peer,
     request: &'p AuthRequest,
@@ -206,7 +211,7 @@ pub(super) fn auth_response<'p>(
         .header("From-Path", request.to())
 }
 
-/// What is kept of a name.
+/// The part of a name that is kept.
 fn beginning(name: &str) -> Box<str> {
     let end = name.char_indices().nth(TRIED_CHARS_MAX).map_or(name.len(), |(at, _)| at);
     Box::from(name.get(..end).unwrap_or_default())

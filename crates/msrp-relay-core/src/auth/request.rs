@@ -8,27 +8,29 @@ use msrp_proto::uri::{MsrpUri, Path};
 use crate::quota::who::{Offence, UserKey, Who};
 use crate::request::Transit;
 
-/// What an AUTH asks for, and by which credentials. Cloning one costs references only.
+/// An AUTH's wishes and credentials. Cloning one copies references only.
 #[derive(Clone, Debug)]
 pub(crate) struct AuthRequest {
     transit: Transit,
     is_through_relay: bool,
+    is_by_websocket: bool,
     credentials: Credentials,
 }
 
-/// What an AUTH has in its Authorization.
+/// The content of an AUTH's Authorization.
 #[derive(Clone, Debug)]
 pub(crate) enum Credentials {
-    /// Nothing: it asks for a challenge.
+    /// No header: the client asks for a challenge.
     Missing,
-    /// Something else than a digest.
+    /// Something other than a digest.
     Unreadable(AuthorizationError),
-    /// Those to be checked.
+    /// Credentials to check.
     Given(Arc<Authorization<'static>>),
 }
 
 impl AuthRequest {
-    pub(crate) fn parse(transit: Transit) -> Self {
+    /// `is_by_websocket`: the connection may have several clients at its other end (RFC 7977).
+    pub(crate) fn parse(transit: Transit, is_by_websocket: bool) -> Self {
         let value = transit.head.authorization(&transit.bytes);
         let credentials = match value.map(Authorization::parse) {
             None => Credentials::Missing,
@@ -36,7 +38,7 @@ impl AuthRequest {
             Some(Ok(authorization)) => Credentials::Given(Arc::new(authorization.into_owned())),
         };
         let is_through_relay = transit.received_from_path().len() > 1;
-        Self { transit, is_through_relay, credentials }
+        Self { transit, is_through_relay, is_by_websocket, credentials }
     }
 
     pub(crate) fn transit(&self) -> &Transit {
@@ -47,7 +49,7 @@ impl AuthRequest {
         &self.credentials
     }
 
-    /// The credentials, where they can be read.
+    /// The credentials, if they can be read.
     pub(crate) fn given(&self) -> Option<&Authorization<'static>> {
         match &self.credentials {
             Credentials::Given(authorization) => Some(authorization),
@@ -55,9 +57,20 @@ impl AuthRequest {
         }
     }
 
-    /// Whether it has come through a relay.
+    /// Whether it came through a relay.
     pub(crate) fn is_through_relay(&self) -> bool {
         self.is_through_relay
+    }
+
+    /// Whether its client may be one of several on the connection, told from the others by the URI nearest to this relay:
+    /// behind a relay, and by WebSocket.
+    pub(crate) fn is_of_several(&self) -> bool {
+        self.is_through_relay || self.is_by_websocket
+    }
+
+    /// Whether it came by WebSocket.
+    pub(crate) fn is_by_websocket(&self) -> bool {
+        self.is_by_websocket
     }
 
     /// The URI in To-Path, exactly as sent.
@@ -75,13 +88,13 @@ impl AuthRequest {
         self.way_back().first().unwrap_or_default()
     }
 
-    /// The relay that it has come through, to share look-ups with other relays and addresses. It has proven that name.
+    /// The relay that it came through, which has proven that name. Look-ups are shared among relays and addresses.
     pub(crate) fn relay(&self) -> Option<Who> {
         let uri = MsrpUri::parse(self.nearest()).ok().filter(|_| self.is_through_relay)?;
         Some(Who::User(UserKey::of_relay(uri.host_str())))
     }
 
-    /// What a failure counts as.
+    /// The offence that a failure counts as.
     pub(crate) fn offence(&self) -> Offence {
         if self.is_through_relay { Offence::AuthBehind } else { Offence::Auth }
     }

@@ -1,4 +1,4 @@
-//! What a client has to do with authentication, on its own connection or behind a relay.
+//! What the relay knows of a client's authentication, on its own connection or behind a relay.
 //!
 //! Invariants: a nonce's count strictly rises; at most one AUTH of a client waits for something.
 
@@ -12,12 +12,12 @@ use super::request::AuthRequest;
 use crate::ids::{Entropy, SessionRef, UriId};
 use crate::quota::who::UserKey;
 
-/// What a client has to do with authentication.
+/// What the relay knows of a client's authentication.
 #[derive(Debug)]
 pub(crate) struct AuthState {
-    /// The challenge that is out.
+    /// The challenge that awaits an answer.
     pub(super) challenge: Option<Nonce>,
-    /// What the last 200 named as its successor; lives as long as the session.
+    /// The next nonce that the last 200 named; lives as long as the session.
     pub(super) next: Option<Nonce>,
     pub(super) opaque: String,
     pub(super) failures: u32,
@@ -25,7 +25,7 @@ pub(crate) struct AuthState {
     pub(super) pending: Pending,
     /// The user that this connection belongs to.
     pub(super) user: Option<Arc<Verified>>,
-    /// Whose password was tried in vain: the beginning of the name.
+    /// The user whose password was tried in vain: the beginning of the name.
     pub(super) tried: Option<Box<str>>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Nonce {
     pub(super) count: u32,
 }
 
-/// What an AUTH of a client waits for.
+/// What a client's AUTH waits for.
 #[derive(Debug, Default)]
 pub(super) enum Pending {
     #[default]
@@ -54,7 +54,7 @@ pub(super) struct Waiting {
     pub(super) ticket: u32,
     pub(super) request: AuthRequest,
     pub(super) stale: bool,
-    /// The URI that it prolongs, and whose session that is; `None`: it asks for a new URI.
+    /// The URI that it prolongs, and that URI's session; `None`: it asks for a new URI.
     pub(super) refreshes: Option<(SessionRef, UriId)>,
 }
 
@@ -81,17 +81,17 @@ impl AuthState {
         }
     }
 
-    /// Whose sessions these are.
+    /// The user who owns these sessions.
     pub(crate) fn verified(&self) -> Option<&Verified> {
         self.user.as_deref()
     }
 
-    /// Whose connection it is, or claimed to be, for the log.
+    /// The user of the connection, proven or claimed, for the log.
     pub(crate) fn user_name(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
 
-    /// Bytes of memory that the AUTH takes which waits.
+    /// Bytes of memory that the waiting AUTH takes.
     pub(super) fn kept(&self) -> usize {
         let waiting = match &self.pending {
             Pending::Nothing => return 0,
@@ -113,7 +113,7 @@ impl AuthState {
         }
     }
 
-    /// The AUTH that waits for the answer with this number, if that is what it waits for.
+    /// The AUTH that waits for the answer of the accounts with this number.
     pub(super) fn take_look_up(&mut self, ticket: u32) -> Option<Box<Waiting>> {
         match mem::take(&mut self.pending) {
             Pending::LookUp(waiting) if waiting.ticket == ticket => Some(waiting),
@@ -124,7 +124,7 @@ impl AuthState {
         }
     }
 
-    /// The same for one that waits for a place.
+    /// The same for an AUTH that waits for a place.
     pub(super) fn take_claim(&mut self, ticket: u32) -> Option<Box<Claim>> {
         match mem::take(&mut self.pending) {
             Pending::Place(claim) if claim.waiting.ticket == ticket => Some(claim),
@@ -135,7 +135,7 @@ impl AuthState {
         }
     }
 
-    /// Takes a nonce's next use. `None`: never ours, or a replay; else whether it is stale.
+    /// Takes a nonce's next use. `None`: not a nonce of ours, or a replay; else whether it is stale.
     pub(super) fn use_nonce(&mut self, text: &str, count: u32, now: Instant) -> Option<bool> {
         let nonce = [&mut self.challenge, &mut self.next].into_iter().flatten().find(|n| n.text == text)?;
         if count <= nonce.count {
@@ -153,7 +153,7 @@ impl Nonce {
 }
 
 impl Claim {
-    /// Whose place it is to be.
+    /// The user who gets the place.
     pub(super) fn user(&self) -> UserKey {
         UserKey::new(self.verified.username(), self.verified.realm())
     }
@@ -163,7 +163,7 @@ impl Claim {
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) seconds: u64,
-    /// It ends then; otherwise it lives as long as its connection.
+    /// The session ends then; otherwise it lives as long as its connection.
     pub(super) enforced: bool,
 }
 

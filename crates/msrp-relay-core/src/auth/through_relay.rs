@@ -1,11 +1,10 @@
-//! The clients behind a relay: who asks for sessions of ours through it (RFC 4976, 6.3; norms A10, A13, A15).
+//! The clients that ask for sessions of ours through a relay (RFC 4976, 6.3; reqs A10, A13, A15).
 //!
-//! One connection with a relay may lead to many clients. Each is told from the others by the URI that the relay has put
-//! first into From-Path, which it has minted for that client alone; each has its own challenges, failures and
-//! sessions, and waits for no other.
+//! One connection with a relay may lead to many clients. The first URI in From-Path tells them apart: the relay has
+//! minted it for one client alone. Each client has its own challenges, failures and sessions, and waits for no other.
 //!
-//! Invariants: so many clients are remembered, and no more; the eldest who has nothing and waits for nothing gives way.
-//! What one of them does wrong costs neither the others nor the connection. A connection has a client at its other end, or
+//! Invariants: the number of remembered clients is bounded; the oldest one with no session and no open question makes
+//! room. A client's fault costs neither the others nor the connection. A connection has a client at its other end, or
 //! clients behind it, never both.
 
 use std::collections::HashMap;
@@ -14,25 +13,26 @@ use std::time::Instant;
 
 use super::state::AuthState;
 use crate::ids::{Entropy, SecretHasher, SessionRef};
+use msrp_proto::digest::Verified;
 
-/// Clients behind one relay with sessions of ours that came by one connection.
+/// Clients behind one relay that have sessions of ours by one connection.
 const CLIENTS_MAX: usize = 4096;
-/// Those who have none, or none yet: it takes no account to be one of them.
+/// Clients without a session so far: it takes no account to be one of them.
 const ASKING_MAX: usize = 256;
 
-/// One part in so many of the memory is for sessions of clients behind relays. They last as long as they are refreshed, and
-/// what is kept of the clients beside them is less again: memory that is short must be able to become ample.
+/// Sessions of clients behind relays may take one part in so many of the memory. They last as long as they are
+/// refreshed, and the clients without sessions take less: memory that is short must be able to become ample again.
 pub(super) const SESSIONS_PART: usize = 3;
 
 /// The clients behind a relay, on one connection with it.
 #[derive(Debug)]
 pub(crate) struct Behind {
     clients: HashMap<Arc<[u8]>, Client, SecretHasher>,
-    /// How many there may be before it is looked which can be forgotten.
+    /// How many clients there may be before the next search for some to forget.
     room: usize,
-    /// How many have come so far.
+    /// How many clients have come so far.
     met: u64,
-    /// Whose answer of the accounts, or whose place among a user's sessions, is still to come.
+    /// The clients that wait for an answer of the accounts, or for a place among a user's sessions.
     tickets: HashMap<u32, Ticket>,
     next_ticket: u32,
     /// Bytes of the URIs, and of the AUTHs that wait.
@@ -43,21 +43,21 @@ pub(crate) struct Behind {
 #[derive(Debug)]
 struct Ticket {
     uri: Arc<[u8]>,
-    /// What it takes.
+    /// Bytes of memory that it takes.
     bytes: usize,
 }
 
-/// What a client takes beside its URI: its entry, in a table that may be half empty, and its nonces.
+/// The memory of a client beside its URI: its entry, in a table that may be half empty, and its nonces.
 const CLIENT_BYTES: usize = 2 * size_of::<Client>() + 256;
 
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(super) auth: AuthState,
-    /// Its place among all that have come.
+    /// Its number in the order of arrival.
     met: u64,
     pub(super) sessions: Vec<SessionRef>,
-    /// It has failed too often: nothing is tried before that.
+    /// It has failed too often: no AUTH is tried before that time.
     pub(super) blocked_until: Option<Instant>,
 }
 
@@ -73,12 +73,15 @@ impl Behind {
         }
     }
 
+    pub(crate) fn is_several(&self) -> bool {
+        self.clients.len() > 1
+    }
+
     pub(super) fn client(&mut self, uri: &[u8]) -> Option<&mut Client> {
         self.clients.get_mut(uri)
     }
 
-    /// Makes room for a client, unless it is known, or all the room is taken by others who have sessions or wait for
-    /// something.
+    /// Makes room for a client, unless it is known, or all others have sessions or wait for something.
     pub(super) fn meet(
         &mut self,
         uri: &[u8],
@@ -103,7 +106,8 @@ impl Behind {
         Some(client)
     }
 
-    /// Forgets those who have no session and wait for nothing, but for the latest; looks again when as many have come.
+    /// Forgets the clients that have no session and wait for nothing, except the latest. The next search comes after as
+    /// many more clients.
     fn forget_some(&mut self, is_open: &impl Fn(SessionRef) -> bool) {
         let mut idle = Vec::new();
         for client in self.clients.values_mut() {
@@ -117,7 +121,7 @@ impl Behind {
         self.retain(|client| !client.is_idle() || Some(client.met) >= kept_from);
     }
 
-    /// Forgets all who have no session and wait for nothing. Their next AUTH is challenged anew.
+    /// Forgets all clients that have no session and wait for nothing. Their next AUTH gets a new challenge.
     pub(crate) fn forget_idle(&mut self, is_open: &impl Fn(SessionRef) -> bool) {
         for client in self.clients.values_mut() {
             client.sessions.retain(|session| is_open(*session));
@@ -136,6 +140,12 @@ impl Behind {
         self.room = self.clients.len() + ASKING_MAX / 2;
     }
 
+    /// One of those who have sessions.
+    pub(super) fn first_verified(&self) -> Option<&Verified> {
+        let with_sessions = self.clients.values().filter(|client| !client.sessions.is_empty());
+        with_sessions.filter_map(|client| client.auth.verified()).next()
+    }
+
     /// Bytes of memory that the clients and their AUTHs take.
     pub(crate) fn kept(&self) -> usize {
         self.bytes + self.clients.len() * CLIENT_BYTES
@@ -150,7 +160,7 @@ impl Behind {
         self.next_ticket
     }
 
-    /// Whose ticket it is.
+    /// The client with this ticket.
     pub(super) fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
         let ticket = self.tickets.get(&number)?;
         self.clients.get_mut(&ticket.uri).map(|client| &mut client.auth)
@@ -160,6 +170,16 @@ impl Behind {
         if let Some(ticket) = self.tickets.remove(&number) {
             self.bytes -= ticket.bytes;
         }
+    }
+
+    pub(super) fn is_any_waiting(&self) -> bool {
+        self.states().any(AuthState::is_waiting)
+    }
+
+    /// A session has another owner from now on.
+    pub(super) fn move_to(&mut self, session: SessionRef) {
+        let all = self.clients.values_mut().flat_map(|client| &mut client.sessions);
+        all.filter(|own| own.id == session.id).for_each(|own| *own = session);
     }
 
     pub(super) fn states(&self) -> impl Iterator<Item = &AuthState> {
@@ -184,8 +204,8 @@ mod tests {
     use super::*;
     use crate::ids::{CoreId, SessionId};
 
-    // Whoever comes again when its sessions are over, and gets none, must be forgotten like others: else a connection
-    // that lives long is full in the end.
+    // A client that comes again after its sessions have ended, and gets none, must be forgotten like the others: else a
+    // long-lived connection fills up in the end.
     #[test]
     fn who_comes_again_without_a_session_can_be_forgotten() {
         let mut entropy = Entropy::new([1; 32]);
@@ -195,7 +215,7 @@ mod tests {
             let client = behind.meet(&uri, &|_| false, &mut entropy).unwrap();
             let id = SessionId::mint(CoreId { index: 0, incarnation: 0 }, &mut Entropy::new([2; 32]));
             client.sessions.push(SessionRef { core: id.home(), id });
-            // It is over.
+            // The session has ended.
             behind.meet(&uri, &|_| false, &mut entropy).unwrap();
         }
         assert!(behind.clients.len() <= ASKING_MAX, "{} are remembered", behind.clients.len());

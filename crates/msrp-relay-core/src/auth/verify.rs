@@ -1,6 +1,6 @@
-//! What is judged of an AUTH: before the look-up, so that a bad request costs none, and after it.
+//! Judges an AUTH: before the look-up, so that a bad request costs none, and after it.
 //!
-//! Its handlers need the connections and the sessions at once, so they are the relay's own.
+//! The handlers need the connections and the sessions at once, so they are methods of the relay.
 
 use msrp_proto::digest::{Attempt, AuthorizationError, Ha1, Verified, check};
 use msrp_proto::status::Status;
@@ -23,6 +23,12 @@ use crate::reason::CloseReason;
 use crate::sessions::Sessions;
 use crate::settings::{Expires, Settings};
 
+/// Sessions of one WebSocket. What they take is not counted against the memory budget, as with any client's connection: so
+/// they must be few.
+const WEBSOCKET_SESSIONS_MAX: usize = 64;
+/// The reason in the log, which does not tell who exists either.
+const WRONG: &str = "unknown user or wrong password";
+
 /// An AUTH that is worth a look-up.
 struct Worthy {
     ticket: u32,
@@ -30,11 +36,11 @@ struct Worthy {
     refreshes: Option<(SessionRef, UriId)>,
 }
 
-/// What the look-up has led to.
+/// What the look-up showed.
 enum Outcome {
-    /// The credentials are right, for a challenge that is over.
+    /// The credentials are right, but their challenge has expired.
     Stale,
-    /// They are right, but the bound of Expires is missed.
+    /// They are right, but Expires is out of bounds.
     OutOfBounds(Bound),
     Right(Verified, Ha1, Granted),
 }
@@ -47,7 +53,7 @@ impl Relay {
             return;
         };
         peer.advance(Stage::Asking, core);
-        if matches!(peer.applicants, Applicants::None) && !request.is_through_relay() {
+        if matches!(peer.applicants, Applicants::None) && !request.is_of_several() {
             peer.applicants = Applicants::Own(Box::new(AuthState::new(&mut core.entropy)));
         }
         match judge(peer, &request, &self.sessions, core) {
@@ -105,7 +111,7 @@ impl Relay {
     }
 }
 
-/// Everything that can be judged without the accounts.
+/// All checks that need no account.
 fn judge(
     peer: &mut Peer,
     request: &AuthRequest,
@@ -117,7 +123,7 @@ fn judge(
     }
     let uri = MsrpUri::parse(request.to())
         .map_err(|_| Refusal::Respond(Status::BAD_REQUEST, "To-Path is not a URI"))?;
-    if !core.settings.answers_to(&uri) {
+    if !core.settings.answers_to(&uri, request.is_by_websocket()) {
         return Err(Refusal::Close(CloseReason::Misaddressed));
     }
     if peer.applicants.of(request).is_some_and(|auth| auth.is_waiting()) {
@@ -148,9 +154,10 @@ fn judge(
     if !core.settings.algorithms.contains(&authorization.algorithm) {
         return Err(Refusal::Wrong("algorithm that was not offered"));
     }
-    // A client with a session is not locked out by others who guess at the password.
+    // A client with a session is not locked out because others guess at the password.
     let source = peer.origin.source().filter(|_| !request.is_through_relay());
-    let user = UserKey::new(&authorization.username, &authorization.realm);
+    let named = core.settings.timed_names.user_of(&authorization.username);
+    let user = UserKey::new(named, &authorization.realm);
     let suspects = [source.map(Who::Address), Some(Who::User(user))];
     let is_banned = |who: &Who| core.bans.is_banned(*who, request.offence(), core.now);
     if own.is_empty() && suspects.iter().flatten().any(is_banned) {
@@ -172,13 +179,16 @@ fn judge(
     Ok(Worthy { ticket, stale, refreshes })
 }
 
-/// The sessions of the client that an AUTH comes from, if it may ask here at all.
+/// The sessions of the client that an AUTH comes from, if that client may ask here at all.
 fn own_sessions(
     peer: &mut Peer,
     request: &AuthRequest,
     sessions: &Sessions,
     core: &mut Core,
 ) -> Result<Vec<SessionRef>, Refusal> {
+    if peer.transport.websocket {
+        return Ok(meet_by_websocket(peer, request, sessions, core)?.to_vec());
+    }
     if request.is_through_relay() {
         return Ok(meet(peer, request, sessions, core)?.to_vec());
     }
@@ -192,8 +202,8 @@ fn own_sessions(
     }
 }
 
-/// Admits an AUTH that has come through a relay to be judged like any other: the relay has proven to be the host of the
-/// first URI in From-Path, and its clients are welcome (norms A14, A15). Returns the sessions that this client has.
+/// Admits an AUTH that came through a relay: the relay has proven to be the host of the first URI in From-Path, and its
+/// clients are welcome (reqs A14, A15). Returns the sessions that this client has.
 fn meet<'p>(
     peer: &'p mut Peer,
     request: &AuthRequest,
@@ -220,14 +230,48 @@ fn meet<'p>(
     if request.way_back().uris().any(|uri| MsrpUri::parse(uri).is_ok_and(|uri| core.settings.is_ours(&uri))) {
         return forbidden("AUTH has come through this relay before");
     }
-    // The numbers of questions asked for a client's own AUTH and for those behind it must not be mixed up.
+    // A client's own AUTH and those of clients behind it must not share one set of question numbers.
     if matches!(peer.role, Role::Client { .. }) || peer.applicants.is_own_waiting() {
         return forbidden("AUTH on a connection in other use");
     }
+    client_of(peer, nearest, sessions, core)
+}
+
+/// The same for one that has come by WebSocket, where each client is told from the others by its URI (RFC 7977). No relay
+/// comes that way.
+fn meet_by_websocket<'p>(
+    peer: &'p mut Peer,
+    request: &AuthRequest,
+    sessions: &Sessions,
+    core: &mut Core,
+) -> Result<&'p [SessionRef], Refusal> {
+    if request.is_through_relay() {
+        return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH through a relay by WebSocket"));
+    }
+    MsrpUri::parse(request.nearest())
+        .map_err(|_| Refusal::Respond(Status::BAD_REQUEST, "From-Path is not a URI"))?;
+    client_of(peer, request.nearest(), sessions, core)
+}
+
+/// The client with this URI, whom room is made for if it is not known.
+fn client_of<'p>(
+    peer: &'p mut Peer,
+    nearest: &[u8],
+    sessions: &Sessions,
+    core: &mut Core,
+) -> Result<&'p [SessionRef], Refusal> {
+    let forbidden = |why| Err(Refusal::Respond(Status::FORBIDDEN, why));
     let is_known = peer.applicants.behind_mut().is_some_and(|behind| behind.client(nearest).is_some());
     let is_full = core.memory.is_pressed() || sessions.kept() > core.memory.allowance() / SESSIONS_PART;
-    if !is_known && is_full {
+    // The first client of a connection of its own is one like any other.
+    let is_first = peer.transport.websocket && matches!(peer.applicants, Applicants::None);
+    if !is_known && !is_first && is_full {
         return forbidden("No memory for another client, try again later");
+    }
+    let has_many =
+        matches!(&peer.role, Role::Client { sessions } if sessions.len() >= WEBSOCKET_SESSIONS_MAX);
+    if !is_known && has_many {
+        return forbidden("Too many clients by this connection, open another");
     }
     let behind = peer.applicants.behind_or_insert_with(|| Behind::new(&mut core.entropy));
     let is_open = |session| sessions.contains(session);
@@ -240,21 +284,24 @@ fn meet<'p>(
     Ok(&client.sessions)
 }
 
-/// What the answer of the accounts makes of it.
+/// The outcome, given the answer of the accounts.
 fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Result<Outcome, Refusal> {
     let Some(authorization) = waiting.request.given() else {
         return Err(Refusal::Malformed("malformed credentials"));
     };
-    let ha1 = match answer {
-        LookUpAnswer::Found(ha1) => ha1,
-        // The same work as for a known user: who exists must not show in the time it takes.
-        LookUpAnswer::Unknown => Ha1::dummy(authorization.algorithm),
+    let dummy = Ha1::dummy(authorization.algorithm);
+    let (ha1, why) = match answer {
+        LookUpAnswer::Found(ha1) => (ha1, WRONG),
+        // The same work as for a known user: the time must not show who exists.
+        LookUpAnswer::Unknown => (dummy, WRONG),
+        LookUpAnswer::Refused(why) => (dummy, why),
         LookUpAnswer::Unavailable => {
             return Err(Refusal::Respond(Status::TIMEOUT, "accounts unavailable"));
         }
     };
     let verified = check(authorization, &ha1, "AUTH", waiting.request.to())
-        .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
+        .ok_or(Refusal::Wrong(why))?
+        .of_user(settings.timed_names);
     if waiting.stale {
         return Ok(Outcome::Stale);
     }
@@ -265,8 +312,9 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
 }
 
 impl Settings {
-    /// Whether an AUTH to this URI is for us: our name or a domain we serve, one of our ports or none.
-    fn answers_to(&self, uri: &MsrpUri<'_>) -> bool {
+    /// Whether an AUTH to this URI is for us: our name or a domain we serve, one of our ports or none. By WebSocket it may
+    /// be any: the port of the web server before us (RFC 7977, 8.1.1, has 443).
+    fn answers_to(&self, uri: &MsrpUri<'_>, is_by_websocket: bool) -> bool {
         let host = uri.host_str();
         let served = match &self.domains {
             None => true,
@@ -274,11 +322,11 @@ impl Settings {
                 host_matches(host, &self.hostname) || domains.iter().any(|domain| host_matches(host, domain))
             }
         };
-        served && uri.port().is_none_or(|port| self.ports.contains(&port))
+        served && (is_by_websocket || uri.port().is_none_or(|port| self.ports.contains(&port)))
     }
 
-    /// A session is prolonged in the realm it was opened in: its URI has our host, which may be none.
-    /// Host names have no case but hashes do: the realm of a domain is its lower-case spelling.
+    /// A session is prolonged in the realm it was opened in: its URI has our host, which may be no realm. Host names
+    /// are compared without case but hashes are not: the realm of a domain is its lower-case spelling.
     pub(super) fn realm_for(&self, uri: &MsrpUri<'_>, auth: &AuthState) -> String {
         match (&self.realm, &auth.user) {
             (Some(realm), _) => realm.clone(),
@@ -288,11 +336,11 @@ impl Settings {
     }
 
     fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {
-        let Expires { seconds_min, seconds_default, seconds_max, enforce_default } = self.expires;
+        let Expires { expires_min, expires_default, expires_max, enforce_default } = self.sessions;
         match asked {
-            None => Ok(Granted { seconds: seconds_default, enforced: enforce_default }),
-            Some(seconds) if seconds < seconds_min => Err(Bound::Min(seconds_min)),
-            Some(seconds) if seconds > seconds_max => Err(Bound::Max(seconds_max)),
+            None => Ok(Granted { seconds: expires_default, enforced: enforce_default }),
+            Some(seconds) if seconds < expires_min => Err(Bound::Min(expires_min)),
+            Some(seconds) if seconds > expires_max => Err(Bound::Max(expires_max)),
             Some(seconds) => Ok(Granted { seconds, enforced: true }),
         }
     }

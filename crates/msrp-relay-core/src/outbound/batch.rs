@@ -1,16 +1,18 @@
-//! One flush: what is to be written to a connection, small parts gathered, bodies by reference.
+//! One flush: the bytes to write to a connection, small parts gathered, bodies by reference.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-/// A reusable list of bytes to be written in order. Heads, end-lines and answers are gathered in
-/// one buffer; body bytes stay where they were received.
+/// A reusable list of bytes to write in order. Heads, end-lines and answers are gathered in one buffer; body bytes stay
+/// where they were received.
 #[derive(Debug, Default)]
 pub struct OutBatch {
     small: Vec<u8>,
     parts: Vec<Part>,
     len: usize,
+    /// Where frames end, for a transport that has one message for each. All are whole.
+    frame_ends: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -19,8 +21,8 @@ enum Part {
     Body(Bytes),
 }
 
-/// Bodies below this size are gathered with their heads: a reference costs more than the copy, and
-/// would pin the buffer it points into.
+/// Bodies below this size are gathered with their heads: a reference costs more than the copy, and would keep the whole
+/// read buffer in memory.
 const GATHER_BELOW: usize = 512;
 
 impl OutBatch {
@@ -44,14 +46,26 @@ impl OutBatch {
         self.small.clear();
         self.parts.clear();
         self.len = 0;
+        self.frame_ends.clear();
     }
 
-    /// The parts, in the order in which they are to be written.
+    /// The parts, in the order of writing.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().map(|part| match part {
             Part::Small(range) => &self.small[range.clone()],
             Part::Body(bytes) => bytes,
         })
+    }
+
+    /// Where frames end, as offsets into all bytes, where the connection carries each in a message of its own: then the
+    /// batch holds whole frames. Empty elsewhere.
+    pub fn frame_ends(&self) -> &[usize] {
+        &self.frame_ends
+    }
+
+    /// What has been written is a whole frame.
+    pub(crate) fn end_frame(&mut self) {
+        self.frame_ends.push(self.len);
     }
 
     /// Lets `write` append to the gathered part.
@@ -67,7 +81,7 @@ impl OutBatch {
         }
     }
 
-    /// Moves the front of a buffer in, as far as the batch stays within `max` bytes. Returns how many were moved.
+    /// Moves the front of a buffer in, as far as the batch stays within `max` bytes. Returns how many bytes it moved.
     pub(crate) fn push_small(&mut self, bytes: &mut Vec<u8>, max: usize) -> usize {
         let moved = bytes.len().min(max.saturating_sub(self.len));
         if moved > 0 {

@@ -1,4 +1,4 @@
-//! The request being written: one chunk, or one piece of it after another.
+//! The request being written: one chunk, or one piece after another.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::orphans::Failure;
 use crate::request::{MessageId, Notice, SessionSide, Transit};
 use crate::transactions::Transactions;
 
-/// A request that has begun to be written and has not ended.
+/// A request whose writing has begun and not ended.
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) stream: StreamId,
@@ -25,22 +25,25 @@ pub(super) struct Current {
     pub(super) transit: Transit,
     pub(super) report_to: Arc<[u8]>,
     pub(super) total: Option<u64>,
-    /// Number of the next byte to be written.
+    /// Number of the next byte to write.
     pub(super) next: u64,
-    /// Number of the first byte of the piece that is on the wire, or comes next.
+    /// Number of the first byte of the piece that is on the wire, or of the next piece.
     pub(super) piece_start: u64,
     pub(super) tid: Tid,
     pub(super) interruptible: bool,
+    /// The most body bytes of the piece on the wire.
+    pub(super) piece_max: u64,
     /// The bytes of the piece on the wire, watched for its own end-line.
     pub(super) wire: EndLineWatch,
-    /// Its head has been written, its end-line not yet.
+    /// Its head is written, its end-line is not.
     pub(super) on_wire: bool,
     pub(super) has_body: bool,
-    /// Held back while the request streams; see the module's notes.
+    /// Held back while the request streams, so that a cut leaves a byte for the last piece: see
+    /// [`queue`](super::queue).
     pub(super) held: Option<u8>,
-    /// It was interrupted: pieces of it have been written and wait for their answers.
+    /// It was interrupted: some of its pieces are written and await their answers.
     pub(super) was_cut: bool,
-    /// The piece on the wire has been answered already.
+    /// The peer has answered the piece on the wire already.
     pub(super) answered: bool,
     pub(super) progress: Progress,
 }
@@ -48,14 +51,14 @@ pub(super) struct Current {
 #[derive(Debug)]
 pub(super) enum Progress {
     Going,
-    /// It has failed: what still comes is dropped and counted.
+    /// It has failed: the bytes that still come are dropped and counted.
     Refused(Box<Failure>),
-    /// ... and its end has come; at most the `#` of its last piece is still to be written.
+    /// It has failed and its end has come; at most the `#` of its last piece is still to be written.
     Over,
 }
 
-/// Whether a chunk that is not complete yet may go out as interruptible: not while it may still
-/// turn out to be one of those that must not be interrupted.
+/// Whether an incomplete chunk may go out as interruptible. Not while it may still turn out to be one that must not be
+/// interrupted.
 pub(super) fn may_stream(transit: &Transit, at_hand: usize) -> bool {
     let announced = transit.head.byte_range().and_then(|range| {
         let bytes = range.end.or(range.total)?.checked_sub(range.start)?;
@@ -65,7 +68,7 @@ pub(super) fn may_stream(transit: &Transit, at_hand: usize) -> bool {
     at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
 }
 
-/// What is to be told of a request that could not even be queued.
+/// The failure to report of a request that could not even be queued.
 pub(crate) fn unwritten_failure(stream: StreamId, side: SessionSide, transit: Transit) -> Option<Failure> {
     let mut report_to = Arc::default();
     share_report_to(&mut report_to, &transit);
@@ -90,6 +93,7 @@ impl Current {
             piece_start: start,
             tid: Tid::NONE,
             interruptible: false,
+            piece_max: UNBOUNDED,
             wire: EndLineWatch::new(Tid::NONE),
             has_body: transit.head.has_body(),
             held: None,
@@ -101,21 +105,21 @@ impl Current {
         }
     }
 
-    /// Goes on after a cut, under a new transaction id.
+    /// Continues after a cut, under a new transaction id.
     pub(super) fn resume(&mut self, piece: NextChunk, out: &mut OutBatch, entropy: &mut Entropy) {
         self.tid = Tid::mint(entropy);
         self.wire = EndLineWatch::new(self.tid);
         self.on_wire = true;
         self.answered = false;
         self.interruptible = !piece.whole;
-        // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no bytes.
+        // A whole piece states its end only for a bounded next hop, and does not state it for no bytes.
         let last_byte = self.next.saturating_add(piece.bytes).saturating_sub(1);
         let end = (piece.whole && piece.bytes > 0).then_some(last_byte);
         let range = ByteRange { start: self.next, end, total: self.total };
         self.write_head(out, Some(range.within_total()));
     }
 
-    /// What is to be told of a request whose connection is gone, with the bytes counted so far.
+    /// The failure to report of a request whose connection is gone, with the bytes counted so far.
     pub(super) fn into_failure(mut self) -> Option<Failure> {
         self.next = self.next.saturating_add(u64::from(self.held.take().is_some()));
         match self.progress {
@@ -136,11 +140,11 @@ impl Current {
         let says_end = whole && (bounded || bytes <= INTERRUPTIBLE_FROM);
         let received = self.transit.head.byte_range();
         match received {
-            // What the sender promised and what it sent may differ: it was interrupted, or it lied.
+            // What the sender announced and what it sent may differ: it was interrupted, or it lied.
             Some(range) if says_end => {
                 let counted = range.start.saturating_add(bytes).saturating_sub(1);
                 let wrong = range.end.map_or(bounded && bytes > 0, |end| end != counted);
-                // More than the whole message was to have: who receives it is to see what its sender has said of it.
+                // More bytes than the whole message was to have: the receiver sees the sender's own claim.
                 let is_beyond = range.total.is_some_and(|total| counted > total);
                 let rewritten = wrong && (bounded || !is_beyond);
                 rewritten.then_some(ByteRange { end: Some(counted), ..range }.within_total())
@@ -155,13 +159,13 @@ impl Current {
         }
     }
 
-    /// How many bytes the piece on the wire takes beside the one held back.
-    pub(super) fn room(&self, chunk_max: u64) -> usize {
-        if chunk_max == UNBOUNDED || self.transit.method() != Method::Send {
+    /// How many bytes the piece on the wire may take, besides the held one.
+    pub(super) fn room(&self) -> usize {
+        if self.piece_max == UNBOUNDED || self.transit.method() != Method::Send {
             return usize::MAX;
         }
         let written = self.next.saturating_sub(self.piece_start);
-        let room = chunk_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
+        let room = self.piece_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
@@ -199,6 +203,9 @@ impl Current {
     ) {
         self.release_held(out, cx);
         out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
+        if cx.framed {
+            out.end_frame();
+        }
         if flag != Flag::Aborted {
             self.expect_answer(transactions, cx);
         }
@@ -210,7 +217,7 @@ impl Current {
         }
     }
 
-    /// What to say of the piece on the wire should it fail.
+    /// The notice for the piece on the wire, in case it fails.
     pub(super) fn notice(&self) -> Notice {
         Notice {
             stream: self.stream,
@@ -234,20 +241,27 @@ impl Current {
     }
 }
 
-/// A chunk that can be written now: a request or a part of it.
+/// A chunk that can be written: a request or a part of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextChunk {
-    /// All of it is at hand and goes out in one go; otherwise it is interruptible.
+    /// All of it is at hand and goes out in one piece; otherwise it is interruptible.
     pub(super) whole: bool,
-    /// The request ends with it. Says nothing of one that is not whole.
+    /// The request ends with it. Has no meaning for a chunk that is not whole.
     pub(super) last: bool,
     /// Body bytes at hand for it.
     pub(super) bytes: u64,
-    /// The next hop takes chunks up to a bound, and is told where each ends.
+    /// The next hop takes chunks up to a bound, and every chunk states its end.
     pub(super) bounded: bool,
 }
 
-/// Makes `report_to` the From-Path as the hop that hands a request on received it.
+impl NextChunk {
+    /// The most body bytes it takes: all that was counted for it, where it is whole and does not end the request.
+    pub(super) fn body_max(&self, chunk_max: u64) -> u64 {
+        if self.bounded && self.whole && !self.last { self.bytes } else { chunk_max }
+    }
+}
+
+/// Makes `report_to` the From-Path as this hop received it, sharing the bytes if they are equal.
 pub(super) fn share_report_to(report_to: &mut Arc<[u8]>, transit: &Transit) {
     let moves = usize::from(transit.moves).saturating_sub(1);
     if !transit.is_from_path_after(moves, report_to) {

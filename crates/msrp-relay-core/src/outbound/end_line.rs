@@ -1,8 +1,8 @@
-//! Watches that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; norm S7).
+//! Makes sure that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; req S7).
 //!
-//! A chunk that streams shows its transaction id before its body is known. A peer that receives it, and
-//! is a friend of the sender's, could have that id sent back to us within the body, and so end the chunk
-//! where it pleases them and go on with frames that seem to be ours.
+//! A streaming chunk shows its transaction id before its body is known. A receiver that works with the sender could
+//! pass it that id. The sender could then put an end-line into the body, end the chunk where it likes, and go on with
+//! frames that seem to be ours.
 
 use memchr::memmem;
 
@@ -12,7 +12,7 @@ const HYPHENS: &[u8; 7] = b"-------";
 const NEEDLE: usize = HYPHENS.len() + Tid::LEN;
 const BEFORE: usize = NEEDLE - 1;
 
-/// The end of what was written of one chunk, and what must not follow it.
+/// The end of the written part of a chunk, and the end-line that must not follow it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EndLineWatch {
     needle: [u8; NEEDLE],
@@ -27,8 +27,7 @@ impl EndLineWatch {
         Self { needle, last: [0; BEFORE], len: 0 }
     }
 
-    /// How many of `bytes`, which are to be written next, come before the end-line, if one is in them or
-    /// is completed by them.
+    /// How many of `bytes`, which are written next, come before the end-line, if they contain or complete one.
     pub(super) fn end_line_in(&self, bytes: &[u8]) -> Option<usize> {
         let mut seam = [0; 2 * BEFORE];
         let next = &bytes[..bytes.len().min(BEFORE)];
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
     use crate::ids::Entropy;
 
-    // S7: wherever the bytes are split, the end-line is seen before it is complete, and nothing else is.
+    // S7: wherever the bytes are split, the watch sees the end-line before it is complete, and nothing else.
     #[test]
     fn an_end_line_is_seen_however_it_is_split() {
         let tid = Tid::mint(&mut Entropy::new([1; 32]));

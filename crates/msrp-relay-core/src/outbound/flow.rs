@@ -1,8 +1,8 @@
-//! The requests of one source on their way out of one connection, and the one being written.
+//! The requests of one source that leave by one connection, and the one being written.
 //!
-//! Invariant: items stand in the order in which they came; a request's bytes are numbered by
-//! counting what was written (RFC 4975, 7.1.1 and 7.3.1), never by what its head claims.
-//! Which flow may write when is not known here: that is [`Outbound`](super::queue::Outbound)'s.
+//! Invariant: items stand in the order of arrival; a request's bytes are numbered by counting what was written (RFC
+//! 4975, 7.1.1 and 7.3.1), never by what its head claims. Which flow may write when is not known here:
+//! [`Outbound`](super::queue::Outbound) decides.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -18,6 +18,7 @@ use msrp_proto::write::write_end_line;
 use super::batch::OutBatch;
 use super::current::{Current, NextChunk, Progress, may_stream, share_report_to, unwritten_failure};
 use super::end_line::EndLineWatch;
+use super::framing::{Bounds, Waiting};
 use super::item::{Item, body_len};
 use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
@@ -26,49 +27,48 @@ use crate::orphans::Failure;
 use crate::request::{Notice, SessionSide, Transit};
 use crate::transactions::{Transactions, merge};
 
-/// Small pieces of a body are gathered up to so many bytes.
+/// Small parts of a body are gathered up to so many bytes.
 const GATHERED_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) source: PeerRef,
     pub(super) items: VecDeque<Item>,
-    /// How many `End`s are among the items: at least one means that the front request is complete.
+    /// How many `End`s are among the items: if at least one, the front request is complete.
     pub(super) ends: usize,
     /// The request whose end has not come yet.
     pub(super) tail: Option<StreamId>,
-    /// The home of the session that hands it over.
+    /// The core of the session that hands it over.
     pub(super) tail_by: Option<CoreId>,
     current: Option<Current>,
-    /// Bytes written and not yet credited to the source: a credit per piece would wake another core
-    /// for each.
+    /// Bytes written and not yet credited to the source: a credit for each part would wake another core each time.
     owed: usize,
-    /// The From-Path of the last request, shared by the notices of all its successors.
+    /// The From-Path of the last request, shared with the notices of all later requests.
     report_to: Arc<[u8]>,
 }
 
-/// What came of an attempt to write.
+/// The result of an attempt to write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Written {
-    /// What there was; the chunk stays open.
+    /// All that was there; the chunk stays open.
     Some,
     /// The request has ended.
     End,
-    /// The chunk was ended early, because its end-line would have stood in its body; the request goes on.
+    /// The chunk was ended early, because its body would have held its end-line; the request continues.
     Cut,
-    /// The chunk has as many bytes as the next hop may be given in one; the request goes on.
+    /// The chunk has as many bytes as the next hop takes in one; the request continues.
     Full,
 }
 
-/// What can be written of a flow.
+/// What a flow can write next.
 enum Next {
     /// A request that has not begun.
     Begin(NextChunk),
-    /// A further piece of one that was cut.
+    /// A further piece of a request that was cut.
     Resume(NextChunk),
 }
 
-/// The flush that is being filled.
+/// The flush to fill.
 #[derive(Clone, Copy)]
 struct Flush {
     written: usize,
@@ -76,25 +76,25 @@ struct Flush {
 }
 
 impl Flow {
-    /// `items` is empty; `report_to` is what notices of this connection were shown last.
+    /// `items` is empty; `report_to` is the path of the last notice of this connection.
     pub(super) fn new(source: PeerRef, items: VecDeque<Item>, report_to: Arc<[u8]>) -> Self {
         debug_assert!(items.is_empty(), "another flow's queue");
         Self { source, items, ends: 0, tail: None, tail_by: None, current: None, owed: 0, report_to }
     }
 
-    /// What its source is owed; from now on, nothing.
+    /// Takes the bytes owed to its source, and leaves none.
     pub(super) fn take_owed(&mut self) -> (PeerRef, usize) {
         (self.source, mem::take(&mut self.owed))
     }
 
-    /// What the next flow may use again.
+    /// The parts that the next flow can use again.
     pub(super) fn retire(self) -> (VecDeque<Item>, Arc<[u8]>) {
         debug_assert!(self.is_idle() && self.owed == 0, "retired with work to do");
         (self.items, self.report_to)
     }
 
-    /// Queues body bytes. Small pieces in a row become one: each of them costs several hundred bytes of
-    /// memory by itself, and only its length is counted.
+    /// Queues body bytes. Successive small parts become one: each costs several hundred bytes of memory, and only its
+    /// length is counted.
     pub(super) fn push_body(&mut self, bytes: Bytes) {
         if let Some(Item::Body(last)) = self.items.back_mut()
             && last.len() + bytes.len() <= GATHERED_MAX
@@ -121,8 +121,8 @@ impl Flow {
     }
 
     /// Whether something could be written at the beginning of a flush.
-    pub(super) fn is_ready(&self, budget: usize, chunk_max: u64) -> bool {
-        self.next(Flush { written: 0, budget }, chunk_max).is_some()
+    pub(super) fn is_ready(&self, budget: usize, bounds: Bounds<'_>) -> bool {
+        self.next(Flush { written: 0, budget }, bounds).is_some()
     }
 
     /// Whether `stream` is the request being written, or one that failed while it was.
@@ -134,7 +134,7 @@ impl Flow {
         self.current.as_ref().is_some_and(|c| c.stream == stream && c.was_cut)
     }
 
-    /// The failure of `stream`, if it failed while it was still coming in.
+    /// The failure of `stream`, if it failed before its end came.
     pub(super) fn refused(&mut self, stream: StreamId) -> Option<&mut Failure> {
         match self.current.as_mut().filter(|c| c.stream == stream)?.progress {
             Progress::Refused(ref mut failure) => Some(failure),
@@ -153,7 +153,7 @@ impl Flow {
         }
     }
 
-    /// A refused request is forgotten once its end has come and its `#` has been written.
+    /// Forgets a refused request once its end has come and its `#` is written.
     fn forget_if_over(&mut self) {
         self.current.take_if(|c| !c.on_wire && matches!(c.progress, Progress::Over));
     }
@@ -163,7 +163,7 @@ impl Flow {
         self.current.as_ref().filter(|c| c.on_wire).map(|c| c.tid)
     }
 
-    /// The chunk on the wire is answered before its end.
+    /// The peer answers the chunk on the wire before its end.
     pub(super) fn answered_on_wire(&mut self, tid: Tid) -> Option<Notice> {
         let current = self
             .current
@@ -173,7 +173,7 @@ impl Flow {
         Some(current.notice())
     }
 
-    /// Takes the chunk on the wire off it if its request has failed; the `#` is the caller's to write.
+    /// Takes the chunk on the wire away if its request has failed. The caller writes the `#`.
     pub(super) fn abort_refused(&mut self) -> Option<Tid> {
         let going = |c: &&mut Current| !matches!(c.progress, Progress::Going);
         let current = self.current.as_mut().filter(going)?;
@@ -183,28 +183,36 @@ impl Flow {
         Some(tid)
     }
 
-    fn next(&self, flush: Flush, chunk_max: u64) -> Option<Next> {
+    fn next(&self, flush: Flush, bounds: Bounds<'_>) -> Option<Next> {
+        let chunk_max = bounds.chunk_max;
         if let Some(current) = &self.current {
             let ready = self.ends > 0 || self.resumable_bytes(current) > 1;
             let going = matches!(current.progress, Progress::Going);
             if !going || !ready {
                 return None;
             }
+            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
+            if bounds.messages.is_some() {
+                let message = self.message((current.side, &current.transit), at_hand, flush, bounds);
+                return message.map(Next::Resume);
+            }
             if chunk_max == UNBOUNDED {
                 return Some(Next::Resume(NextChunk { whole: false, last: false, bytes: 0, bounded: false }));
             }
-            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
             return self.piece(at_hand, flush, chunk_max).map(Next::Resume);
         }
-        let Some(Item::Head { transit, .. }) = self.items.front() else {
+        let Some(Item::Head { side, transit, .. }) = self.items.front() else {
             return None;
         };
         let at_hand = self.front_body_len(1);
         let streams = transit.method() == Method::Send && transit.head.has_body();
         if !streams {
-            // What must not be interrupted may exceed the flush.
+            // A chunk that must not be interrupted may exceed the flush.
             let piece = NextChunk { whole: true, last: true, bytes: at_hand as u64, bounded: false };
             return (self.ends > 0).then_some(Next::Begin(piece));
+        }
+        if bounds.messages.is_some() {
+            return self.message((*side, transit), at_hand, flush, bounds).map(Next::Begin);
         }
         let piece = self.piece(at_hand, flush, chunk_max)?;
         let may_begin = piece.whole || self.ends > 0 || may_stream(transit, at_hand);
@@ -216,7 +224,7 @@ impl Flow {
         let bounded = chunk_max != UNBOUNDED;
         let last = self.ends > 0 && at_hand as u64 <= chunk_max;
         let bytes = chunk_max.min(at_hand as u64);
-        // Beyond a full piece something must be left for the one that carries the final flag.
+        // After a full piece, some bytes must be left for the piece with the final flag.
         let is_at_hand = last || at_hand as u64 > chunk_max;
         let fits =
             bytes <= INTERRUPTIBLE_FROM || bytes.saturating_add(flush.written as u64) <= flush.budget as u64;
@@ -227,7 +235,27 @@ impl Flow {
         Some(NextChunk { whole: is_at_hand && fits, last, bytes, bounded })
     }
 
-    /// Bytes at hand of a request that was cut, as far as it matters how many.
+    /// The same where each goes into a message of its own: whole, and so not interruptible.
+    fn message(
+        &self,
+        (side, transit): (SessionSide, &Transit),
+        at_hand: usize,
+        Flush { written, budget }: Flush,
+        bounds: Bounds<'_>,
+    ) -> Option<NextChunk> {
+        let (bytes, last) = bounds.messages?.next(&Waiting {
+            session: side.session,
+            head_bytes: transit.bytes.len(),
+            at_hand: at_hand as u64,
+            is_complete: self.ends > 0,
+            chunk_max: bounds.chunk_max,
+            room: budget.saturating_sub(written) as u64,
+            budget: budget as u64,
+        })?;
+        Some(NextChunk { whole: true, last, bytes, bounded: true })
+    }
+
+    /// Bytes at hand of a request that was cut, counted as far as the number matters.
     fn resumable_bytes(&self, current: &Current) -> usize {
         let bodies = self.items.iter().take(2).map(body_len);
         usize::from(current.held.is_some()) + bodies.sum::<usize>()
@@ -238,13 +266,14 @@ impl Flow {
         &mut self,
         out: &mut OutBatch,
         budget: usize,
-        chunk_max: u64,
+        bounds: Bounds<'_>,
         cx: &mut WriteContext<'_>,
     ) -> bool {
-        match self.next(Flush { written: out.len(), budget }, chunk_max) {
+        match self.next(Flush { written: out.len(), budget }, bounds) {
             None => return false,
             Some(Next::Resume(piece)) => {
                 if let Some(current) = &mut self.current {
+                    current.piece_max = piece.body_max(bounds.chunk_max);
                     current.resume(piece, out, &mut cx.core.entropy);
                 }
             }
@@ -259,6 +288,7 @@ impl Flow {
                 current.tid = Tid::mint(&mut cx.core.entropy);
                 current.wire = EndLineWatch::new(current.tid);
                 current.interruptible = !piece.whole;
+                current.piece_max = piece.body_max(bounds.chunk_max);
                 current.on_wire = true;
                 let byte_range = current.first_byte_range(piece, self.front_flag());
                 current.write_head(out, byte_range);
@@ -269,23 +299,23 @@ impl Flow {
         true
     }
 
-    /// Writes body bytes and, when it is there, the end-line.
+    /// Writes body bytes, and the end-line if it is there.
     pub(super) fn write_pieces(
         &mut self,
         out: &mut OutBatch,
-        (budget, chunk_max): (usize, u64),
+        budget: usize,
         transactions: &mut Transactions,
         cx: &mut WriteContext<'_>,
     ) -> Written {
         let Some(current) = self.current.as_mut() else {
             return Written::End;
         };
-        // An end is written at once: a cut before it would leave nothing for the last piece.
+        // Writes an end at once: a cut before it would leave nothing for the last piece.
         while !current.interruptible || out.len() < budget || matches!(self.items.front(), Some(Item::End(_)))
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut bytes)) => {
-                    let room = current.room(chunk_max);
+                    let room = current.room();
                     if bytes.len() > room {
                         let rest = bytes.split_off(room);
                         self.items.push_front(Item::Body(rest));
@@ -332,7 +362,7 @@ impl Flow {
                     pay(self.source, &mut self.owed, cx);
                     return Written::End;
                 }
-                // A head cannot follow before the end; put it back rather than lose it.
+                // A head cannot follow before the end. Put it back rather than lose it.
                 Some(head) => {
                     debug_assert!(false, "a request begins before the one before it has ended");
                     self.items.push_front(head);
@@ -344,12 +374,12 @@ impl Flow {
         Written::Some
     }
 
-    /// Whether nothing but the end of the request being written is left.
+    /// Whether only the end of the request being written is left.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.items.front(), Some(Item::End(_)))
     }
 
-    /// Ends the piece on the wire with `+` so that something else can be written.
+    /// Ends the piece on the wire with `+`, so that another frame can be written.
     pub(super) fn cut(
         &mut self,
         out: &mut OutBatch,
@@ -373,12 +403,15 @@ impl Flow {
         current.on_wire = false;
         current.was_cut = true;
         out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
+        if cx.framed {
+            out.end_frame();
+        }
         current.expect_answer(transactions, cx);
         current.piece_start = current.next;
     }
 
-    /// The request being written has failed. Returns the bytes to credit, and whom to tell: the
-    /// sender, if all of it has come in; its session, so that it is stopped, if not.
+    /// The request being written has failed. Returns the bytes to credit, and the message to send: to its sender if all
+    /// of it has come in, else to its session, which stops it.
     pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
         let Some(current) = self.current.as_mut().filter(|c| matches!(c.progress, Progress::Going)) else {
             return (0, None);
@@ -407,8 +440,8 @@ impl Flow {
         (credit, message)
     }
 
-    /// Drops what is queued of the last request's body: it will not be completed. Its head, should that
-    /// not have been written either, still brings the next hop the news. Returns the bytes that cost.
+    /// Drops the queued body of the last request, which will not be completed. If its head is not written either, that
+    /// head still tells the next hop. Returns the bytes dropped.
     pub(super) fn drop_tail(&mut self) -> usize {
         let mut dropped = 0;
         while let Some(item) = self.items.pop_back_if(|item| matches!(item, Item::Body(_))) {
@@ -417,16 +450,16 @@ impl Flow {
         dropped
     }
 
-    /// What is to be told if the request being written fails now.
+    /// The failure to report if the request being written fails at this point.
     pub(super) fn failure_of_current(&self, status: Status) -> Option<Failure> {
         let going = |c: &&Current| matches!(c.progress, Progress::Going);
         let current = self.current.as_ref().filter(going)?;
         Some(Failure { notice: current.notice(), status })
     }
 
-    /// The next hop wants no more of a message, or can be given none: what waits of it is not written. Whole chunks have been
-    /// answered already, so each is told of; one still coming in is stopped at its session. Returns the
-    /// bytes to credit.
+    /// The next hop wants no more of a message, or can get no more: its queued parts are not written. Whole chunks have
+    /// been answered already, so each failure is reported; a chunk that still comes in is stopped at its session.
+    /// Returns the bytes to credit.
     pub(super) fn stop(
         &mut self,
         is_stopped: impl Fn(SessionSide, &Transit) -> bool,
@@ -436,7 +469,7 @@ impl Flow {
         let mut notices = Vec::new();
         let mut kept = VecDeque::with_capacity(self.items.len());
         let mut items = mem::take(&mut self.items).into_iter().peekable();
-        // What stands before the first head belongs to the request being written.
+        // Items before the first head belong to the request being written.
         while let Some(item) = items.next_if(|item| !matches!(item, Item::Head { .. })) {
             kept.push_back(item);
         }
@@ -480,7 +513,7 @@ impl Flow {
         dropped
     }
 
-    /// Body bytes in a row behind so many items.
+    /// The length of successive body items after so many items.
     fn front_body_len(&self, behind: usize) -> usize {
         let bodies = self.items.iter().skip(behind).take_while(|item| matches!(item, Item::Body(_)));
         bodies.map(body_len).sum()
@@ -493,7 +526,7 @@ impl Flow {
         })
     }
 
-    /// The steps that queue all this elsewhere.
+    /// The steps that queue all of it at another connection.
     pub(super) fn release(self) -> impl Iterator<Item = PeerStep> {
         debug_assert!(self.current.is_none(), "nothing has been written");
         let mut front = None;
@@ -510,8 +543,8 @@ impl Flow {
         })
     }
 
-    /// Empties the queue of a connection that is gone. `pieces` are those of the request still
-    /// coming in that have been written and not answered.
+    /// Empties the queue of a connection that is gone. `pieces` are the written and unanswered pieces of the request
+    /// that still comes in.
     pub(super) fn drain(&mut self, pieces: Option<Notice>, loss: &mut Loss) {
         let mut credit = mem::take(&mut self.owed);
         let mut current = self.current.take();
@@ -554,12 +587,12 @@ fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
     }
 }
 
-/// What is left when a connection is gone.
+/// What to do after a connection is gone.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
-    /// Of each message that was complete and did not arrive.
+    /// For each complete message that did not arrive.
     pub(crate) notices: Vec<Notice>,
-    /// Requests still coming in.
+    /// Requests that still come in.
     pub(crate) orphans: Vec<Failure>,
     /// Bytes to give back.
     pub(crate) credits: Vec<(PeerRef, usize)>,

@@ -1,4 +1,4 @@
-//! What waits on the way out: pieces of requests in the order in which they came.
+//! The queue of what leaves: parts of requests in the order of arrival.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,7 @@ pub(super) fn body_len(item: &Item) -> usize {
     }
 }
 
-/// Queues that are empty, for the next flow that begins: most hold one chunk and are made for each.
+/// Empty queues, for the next flow: most flows hold one chunk, and begin and end with it.
 #[derive(Debug, Default)]
 pub(crate) struct SpareQueues(pub(super) Vec<VecDeque<Item>>);
 

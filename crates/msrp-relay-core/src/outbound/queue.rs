@@ -1,10 +1,11 @@
-//! The way out of one connection: requests queued per source, written as chunks, cut when needed.
+//! What leaves by one connection: requests queued per source, written as chunks, cut when needed.
 //!
 //! Invariants, all of RFC 4975, 7.1.1 and RFC 4976, 6.4:
 //! - one chunk is open on a connection at a time;
 //! - a chunk is written either whole, from bytes all at hand, or as interruptible; above 2048 bytes
 //!   its Byte-Range says `start-*` either way;
-//! - a waiting response or REPORT, or another source's request, waits for at most one flush;
+//! - a response, a REPORT of this relay's own, and another source's request (a forwarded REPORT is one) wait for at
+//!   most one flush of a chunk that may be interrupted;
 //! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
 //!   the last one carries the flag that was received;
 //! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): a peer that reads our transaction
@@ -12,11 +13,12 @@
 //! - towards a peer with a bound for its chunks (`outbound.max_chunk`) no SEND has a longer body;
 //! - a source's bytes are credited back once, when they are written or dropped.
 //!
-//! While a chunk streams, its last byte at hand is held back until more comes or it ends: so a cut
-//! always leaves something for the piece that carries the final flag.
+//! While a chunk streams, its last byte at hand is held until more comes or it ends. So a cut always leaves a byte for
+//! the piece with the final flag.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -27,47 +29,95 @@ use msrp_proto::write::write_end_line;
 
 use super::batch::OutBatch;
 use super::flow::{Flow, Loss, Written};
+use super::framing::{Bounds, Framing};
 use super::item::{Item, SpareQueues};
 use super::write::{UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
 use crate::message::{Message, PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::request::{Notice, SessionSide, Transit};
-use crate::transactions::{Room, Transactions};
+use crate::settings::WebSocket;
+use crate::transactions::{RESPONSE_TIMEOUT, Room, Transactions};
 
-/// Bytes that an empty buffer for answers keeps room for.
+/// Bytes of room that an empty buffer for answers keeps.
 const CONTROL_ROOM_KEPT: usize = 4 << 10;
 
-/// What is to be written to one connection.
+/// What one connection will write.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     /// Complete frames of this relay and its answers, first in line.
     control: Vec<u8>,
-    /// Of the first of them a part has been written: they were more than a flush.
+    /// A part of the first of them is written: they were more than a flush.
     control_cut: bool,
     /// One queue per connection that requests come from.
     flows: VecDeque<Flow>,
-    /// The front flow's chunk is on the wire, its end-line not yet.
+    /// The front flow's chunk is on the wire, its end-line is not.
     chunk_open: bool,
     /// The most body bytes of a SEND that the peer takes in one chunk.
     chunk_max: Option<u32>,
+    /// Each frame goes into a message of its own.
+    framing: Option<Box<Framing>>,
     pub(crate) transactions: Transactions,
-    /// Where a REPORT about the last request went: usually that of the next one goes there, too.
+    /// The path of the last REPORT: the next one usually goes there, too.
     report_to: Arc<[u8]>,
 }
 
 impl Outbound {
-    /// Where an answer or a REPORT of ours is appended; it is written before anything else.
+    /// Where to append an answer or a REPORT of ours; it is written before anything else.
     pub(crate) fn control(&mut self) -> &mut Vec<u8> {
+        if let Some(framing) = &mut self.framing {
+            framing.begin_control(self.control.len());
+        }
         &mut self.control
     }
 
-    /// The peer takes chunks up to so many bytes.
+    /// Each frame goes into a message of its own from now on, and no session has more unanswered than its window; or by
+    /// these settings, if that is so already.
+    pub(crate) fn frame(&mut self, settings: &WebSocket) {
+        match &mut self.framing {
+            Some(framing) => framing.reconfigure(settings),
+            None => {
+                self.framing = Some(Box::new(Framing::new(settings)));
+                self.transactions.count_by_session();
+            }
+        }
+    }
+
+    pub(crate) fn is_framed(&self) -> bool {
+        self.framing.is_some()
+    }
+
+    /// The peer has answered something: what waits behind that is not late.
+    pub(crate) fn note_answer(&mut self, now: Instant) {
+        if let Some(framing) = &mut self.framing {
+            framing.note_answer(now);
+        }
+    }
+
+    /// When something will have waited too long for an answer.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let deadline = self.transactions.deadline()?;
+        let patient_until = self.framing.as_ref().and_then(|framing| framing.patient_until());
+        Some(patient_until.map_or(deadline, |until| deadline.max(until)))
+    }
+
+    /// Whether the peer is one that takes whatever it is sent and answers when it has stored it, and has not for so long.
+    pub(crate) fn has_answered_nothing_for(&self, time: Duration, now: Instant) -> bool {
+        self.is_framed() && self.deadline().is_some_and(|at| at + time <= now + RESPONSE_TIMEOUT)
+    }
+
+    /// The next request that has waited too long for an answer.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Notice> {
+        self.deadline().filter(|at| *at <= now)?;
+        self.transactions.expire(now)
+    }
+
+    /// The peer takes chunks up to this size.
     pub(crate) fn bound_chunks(&mut self, chunk_max: Option<u32>) {
         self.chunk_max = chunk_max;
     }
 
-    /// ... and up to so many bytes for the sake of one more session.
+    /// The same for one more session: the lower bound holds.
     pub(crate) fn bound_chunks_further(&mut self, chunk_max: Option<u32>) {
         self.chunk_max = [self.chunk_max, chunk_max].into_iter().flatten().min();
     }
@@ -76,7 +126,7 @@ impl Outbound {
         self.control.len()
     }
 
-    /// Bytes of memory taken beside what is queued, which its sources have been counted for.
+    /// Bytes of memory taken beside the queued bytes, which count for their sources.
     pub(crate) fn kept(&self) -> usize {
         let control = match self.control.capacity() {
             room if room > CONTROL_ROOM_KEPT => room,
@@ -98,7 +148,7 @@ impl Outbound {
     ) {
         let flow = self.flow(stream.peer, spare);
         if flow.tail.is_some() {
-            // The core that handed over the one before has died, and its source knows that before we do.
+            // The core that handed over the request before has died, and the source heard that before we did.
             debug_assert_ne!(flow.tail_by, Some(side.session.core), "a request begins within another");
             flow.items.push_back(Item::End(Flag::Aborted));
             flow.ends += 1;
@@ -108,7 +158,7 @@ impl Outbound {
         flow.items.push_back(Item::Head { stream, side, transit });
     }
 
-    /// Queues body bytes; gives back those that are not wanted.
+    /// Queues body bytes; returns how many are not wanted.
     pub(crate) fn piece(&mut self, stream: StreamId, bytes: Bytes) -> Option<usize> {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
             return Some(bytes.len());
@@ -126,9 +176,9 @@ impl Outbound {
         self.flows.iter().any(|f| f.tail == Some(stream))
     }
 
-    /// The end of a request. One that the next hop has refused meanwhile, but the hop before has
-    /// not stopped, is to be told of now. Of one that is aborted, what is still queued is dropped
-    /// (RFC 4975, 7.1.1): also returns the bytes to credit.
+    /// The end of a request. If the next hop has refused it meanwhile, but the hop before has not stopped it, its
+    /// failure is reported here. If it is aborted, its queued bytes are dropped (RFC 4975, 7.1.1): also returns the
+    /// bytes to credit.
     pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> (usize, Option<Failure>) {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
             return (0, None);
@@ -160,18 +210,18 @@ impl Outbound {
         &mut self.flows[index]
     }
 
-    /// Whether what is written next begins a frame.
+    /// Whether the next byte to write begins a frame.
     pub(crate) fn is_between_frames(&self) -> bool {
         !self.chunk_open && !self.control_cut
     }
 
-    /// What has been written and not yet credited, by the connections it came in by.
+    /// Takes the written bytes that are not yet credited, by the connections they came from.
     pub(crate) fn take_owed(&mut self) -> impl Iterator<Item = (PeerRef, usize)> {
         self.flows.iter_mut().map(Flow::take_owed)
     }
 
-    /// Who waits for the response with this id: a request that has been written, or the chunk that
-    /// is on the wire (an answer may come before its end).
+    /// The request that waits for the response with this id: one that is written, or the chunk on the wire (an answer
+    /// may come before its end).
     pub(crate) fn answered(&mut self, tid: Tid) -> Option<Notice> {
         self.transactions.end(tid).or_else(|| {
             let flow = self.flows.front_mut().filter(|_| self.chunk_open)?;
@@ -179,10 +229,9 @@ impl Outbound {
         })
     }
 
-    /// The next hop has refused a request, or has been silent for too long. If it is still being
-    /// written its chunk is aborted, and what is queued of it dropped; if the next hop wants the
-    /// whole message stopped (413), so is what is queued of its other chunks. Returns the bytes to
-    /// credit to its source, and whom to tell.
+    /// The next hop has refused a request, or has been silent for too long. If the request is still being written, its
+    /// chunk is aborted and its queued bytes are dropped. If the next hop wants the whole message stopped (413), its
+    /// other queued chunks are dropped, too. Returns the bytes to credit to the source, and the messages to send.
     pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Vec<Message>) {
         let stream = failure.notice.stream;
         let stopped = (failure.status == Status::STOP).then(|| failure.notice.clone());
@@ -198,7 +247,7 @@ impl Outbound {
             }
             None => {
                 if self.chunk_max.is_some() {
-                    // It may have left in many pieces, and the peer refuses each: that is one failure.
+                    // It may have left in many pieces, and the peer refuses each: that counts as one failure.
                     failure.notice = self.transactions.absorb(failure.notice);
                 }
                 messages.push(failure.into_message());
@@ -208,7 +257,7 @@ impl Outbound {
             && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
         {
             dropped += flow.stop(|side, transit| stopped.is_of(side, transit), &mut messages);
-            // The chunk on the wire may be a later one of the same message: interrupted at once.
+            // The chunk on the wire may be a later one of the same message: it is interrupted at once.
             let current = flow.failure_of_current(Status::STOP);
             if let Some(failure) = current.filter(|failure| failure.notice.is_like(&stopped)) {
                 dropped += self.give_up_current(failure, &mut messages);
@@ -217,7 +266,7 @@ impl Outbound {
         (dropped, messages)
     }
 
-    /// Refuses the request that its flow is writing, the pieces of it that are on the way included.
+    /// Refuses the request that its flow is writing, including the pieces that are on the way.
     fn give_up_current(&mut self, mut failure: Failure, messages: &mut Vec<Message>) -> usize {
         let stream = failure.notice.stream;
         let Some(flow) = self.flows.iter_mut().find(|f| f.is_writing(stream)) else {
@@ -231,8 +280,8 @@ impl Outbound {
         bytes
     }
 
-    /// Refuses everything that waits from one source, with 413. Returns the bytes to credit to it, and
-    /// whom to tell.
+    /// Refuses everything that waits from one source, with 413. Returns the bytes to credit to it, and the messages to
+    /// send.
     pub(crate) fn shed(&mut self, source: PeerRef) -> (usize, Vec<Message>) {
         let mut messages = Vec::new();
         let Some(flow) = self.flows.iter_mut().find(|f| f.source == source) else {
@@ -245,13 +294,12 @@ impl Outbound {
         (dropped, messages)
     }
 
-    /// Moves what may be written now into `out`, up to about `budget` bytes: one flush.
+    /// Moves the bytes that may be written into `out`, up to about `budget` bytes: one flush.
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
-        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
         self.abort_if_refused(out);
         self.cut_if_others_wait(out, budget, cx);
-        // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write; `waiting` counts the
-        // flows in a row that had nothing, so the loop ends after one look at each.
+        // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write. `waiting`
+        // counts successive flows with nothing to write, so the loop ends after one look at each.
         let mut waiting = 0;
         while out.len() < budget {
             self.write_control(out, budget);
@@ -259,18 +307,19 @@ impl Outbound {
                 break;
             }
             let room_for_transactions = self.has_room(cx);
+            let bounds = bounds(self.chunk_max, self.framing.as_deref(), &self.transactions, cx);
             let Some(flow) = self.flows.front_mut() else {
                 break;
             };
             let mut ended = false;
-            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, chunk_max, cx);
+            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, bounds, cx);
             if begins {
                 // Once for each chunk, not for each flush of one.
                 give_up_answers(&mut self.transactions, cx);
             }
             if self.chunk_open || begins {
                 self.chunk_open = true;
-                match flow.write_pieces(out, (budget, chunk_max), &mut self.transactions, cx) {
+                match flow.write_pieces(out, budget, &mut self.transactions, cx) {
                     Written::Some => break,
                     Written::End | Written::Full => ended = true,
                     Written::Cut => {}
@@ -293,22 +342,24 @@ impl Outbound {
         }
         self.write_control(out, budget);
         if self.control.is_empty() && self.control.capacity() > CONTROL_ROOM_KEPT {
-            // A burst must not be remembered in memory for as long as the connection lives.
+            // A burst must not take memory for as long as the connection lives.
             self.control = Vec::new();
         }
     }
 
-    /// Moves answers and REPORTs into the flush, as far as they fit: what is handed over is in memory until the peer takes
-    /// it.
+    /// Moves answers and REPORTs into the flush, as far as they fit: what is handed over stays in memory until the peer
+    /// takes it.
     fn write_control(&mut self, out: &mut OutBatch, budget: usize) {
-        if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
+        if let Some(framing) = &mut self.framing {
+            framing.write_control(&mut self.control, out, budget);
+        } else if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
             self.control_cut = !self.control.is_empty();
         }
     }
 
-    /// Whether a further request may be written. A full table holds writing back until answers come;
-    /// but if we do not read them, because what the peer itself sends must wait, two floods that meet
-    /// would hold up each other for ever: then the oldest are given up.
+    /// Whether a further request may be written. A full table holds writing back until answers come. But while this
+    /// connection is paused, we do not read the answers, and two such floods would hold up each other for ever: then
+    /// the oldest transactions are given up.
     fn has_room(&self, cx: &WriteContext<'_>) -> bool {
         cx.deaf || !self.transactions.is_full(cx.room)
     }
@@ -327,41 +378,42 @@ impl Outbound {
         }
     }
 
-    /// A chunk that has been on the wire for a flush gives way to a waiting frame or source.
+    /// Cuts a chunk that has been on the wire for a flush, if a response or a REPORT of ours waits (`control`), or a
+    /// request of another source, a forwarded REPORT included.
     fn cut_if_others_wait(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
         if !self.chunk_open {
             return;
         }
-        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
+        let bounds = bounds(self.chunk_max, self.framing.as_deref(), &self.transactions, cx);
         let others_wait =
-            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, chunk_max));
+            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, bounds));
         if self.control.is_empty() && !others_wait() {
             return;
         }
         let Some(flow) = self.flows.front_mut() else {
             return;
         };
-        // One that ends anyway does so at once, and with the flag it was given: of a request that has been
-        // aborted no piece is to have a verdict.
+        // A chunk that is about to end does so at once, with its own flag: no piece of an aborted request may get a
+        // verdict.
         if !flow.is_ending() && flow.cut(out, &mut self.transactions, cx) {
             self.chunk_open = false;
             self.flows.rotate_left(1);
         }
     }
 
-    /// Requests coming in from a core that is gone: their end will never come.
+    /// Requests coming in from a dead core: their end will never come.
     pub(crate) fn streams_from(&self, gone: CoreId) -> Vec<StreamId> {
         let coming = self.flows.iter().filter_map(|f| f.tail.zip(f.tail_by));
         coming.filter(|(s, by)| s.peer.core == gone || *by == gone).map(|(stream, _)| stream).collect()
     }
 
-    /// The steps that queue everything at another connection. For one that was never up: nothing of it has
-    /// been written.
+    /// The steps that queue everything at another connection. For a connection that was never up: nothing of it is
+    /// written.
     pub(crate) fn release(&mut self) -> Vec<PeerStep> {
         std::mem::take(&mut self.flows).into_iter().flat_map(Flow::release).collect()
     }
 
-    /// The connection is gone. A chunk on the wire is ended, should there still be a flush.
+    /// The connection is gone. Ends the chunk on the wire, in case there is one more flush.
     pub(crate) fn lose(&mut self) -> Loss {
         let mut control = Vec::new();
         if self.chunk_open
@@ -374,7 +426,7 @@ impl Outbound {
         self.chunk_open = false;
         let mut loss = Loss::default();
         let mut flows = std::mem::take(&mut self.flows);
-        // Pieces of requests that are still coming in belong to those, not to the message so far.
+        // Pieces of requests that still come in belong to those, not to the message so far.
         let pieces: Vec<Option<Notice>> =
             flows.iter().map(|f| self.transactions.take_merged(f.tail?)).collect();
         loss.notices = self.transactions.drain_merged();
@@ -385,9 +437,24 @@ impl Outbound {
     }
 }
 
-/// Makes room in the table for what has just begun to be written. The sender of a SEND has had its
-/// 200; a request that waits for an answer from the far end is answered.
-/// While memory is short one is given up for each that begins, so that there come to be no more.
+/// What bounds the next chunk. Two pages that send to each other and are not read from would wait for each other's answers
+/// for ever: the window is not looked at while a peer's answers are not read.
+fn bounds<'o>(
+    chunk_max: Option<u32>,
+    framing: Option<&'o Framing>,
+    transactions: &'o Transactions,
+    cx: &WriteContext<'_>,
+) -> Bounds<'o> {
+    let unanswered = transactions.unanswered().filter(|_| !cx.deaf && !cx.closing);
+    Bounds {
+        chunk_max: chunk_max.map_or(UNBOUNDED, u64::from),
+        messages: framing.map(|framing| framing.messages(unanswered)),
+    }
+}
+
+/// Makes room in the table for the request that has begun. The sender of a SEND has had its 200. A request that waits
+/// for an answer from the far end gets one from us. While memory is short, one is given up for each that begins, so
+/// that their number does not grow.
 fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
     let mut too_many = transactions.is_full(cx.room);
     while too_many {

@@ -1,4 +1,4 @@
-//! What a write goes by: the context, and the bounds of chunks.
+//! The context of a write, and the bounds of chunks.
 
 use crate::core::Core;
 use crate::transactions::Room;
@@ -7,16 +7,20 @@ use crate::transactions::Room;
 /// before they are written.
 pub(super) const INTERRUPTIBLE_FROM: u64 = 2048;
 
-/// The bound of a peer that has none: how many body bytes go into one chunk.
+/// The chunk bound of a peer without one, in body bytes.
 pub(super) const UNBOUNDED: u64 = u64::MAX;
 
-/// What the way out needs from the core while it writes.
+/// What writing needs from the core.
 pub(crate) struct WriteContext<'c> {
     pub(crate) core: &'c mut Core,
     /// How many transactions may be open.
     pub(crate) room: Room,
-    /// A request still running is credited in amounts of at least so many bytes.
+    /// A request that still runs is credited in amounts of at least so many bytes.
     pub(crate) credit_batch: usize,
-    /// The peer is not read from at present, and so neither are its answers.
+    /// The peer is paused, so its answers are not read either.
     pub(crate) deaf: bool,
+    /// Nothing more is read from the peer: what is left is written whether it answers or not.
+    pub(crate) closing: bool,
+    /// Each frame goes into a message of its own.
+    pub(crate) framed: bool,
 }

@@ -1,4 +1,4 @@
-//! What sessions and other connections ask of a connection: answers, chunks to be written, credits.
+//! What sessions and other connections ask of a connection: answers, chunks to write, credits.
 
 use bytes::Bytes;
 
@@ -22,7 +22,7 @@ use crate::reason::CloseReason;
 use crate::request::{Neighbour, SessionSide, Transit};
 
 impl Peers {
-    /// What becomes of a request received here has been decided.
+    /// The fate of a request received here is decided.
     pub(crate) fn on_answer(&mut self, key: PeerKey, sequence: u32, status: Option<Status>, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -48,7 +48,7 @@ impl Peers {
         }
     }
 
-    /// The far end's response goes back under the transaction id the request had here.
+    /// The far end's response goes back under the transaction id that the request had here.
     pub(crate) fn on_reply(&mut self, key: PeerKey, sequence: u32, reply: &Transit, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -60,7 +60,7 @@ impl Peers {
         if is_failed_auth(&request, reply) {
             core.tell_session(session, SessionStep::Guess);
         }
-        // A peer that does not read cannot be sent to without end.
+        // A peer that does not read must not fill the memory.
         let pressed = core.memory.is_pressed();
         if peer.out.control_len() >= if pressed { CONTROL_BYTES_MAX } else { REPLY_BYTES_MAX } {
             return peer.update_pause(core);
@@ -74,7 +74,7 @@ impl Peers {
         peer.update_pause(core);
     }
 
-    /// What was asked by way of a session will not be answered.
+    /// A request that was sent through a session will not be answered.
     pub(crate) fn on_abandoned(&self, key: PeerKey, session: SessionRef, core: &mut Core) {
         if let Some(peer) = self.get(key) {
             peer.answer_all(core, |id| id == session);
@@ -85,7 +85,8 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        // A peer that takes no answers is not read from, but others' failures go on: beyond that it is told of no more.
+        // A peer that takes no answers is not read from, but failures of other hops go on. Above this bound it gets no
+        // more reports.
         let pressed = core.memory.is_pressed();
         if peer.out.control_len() >= if pressed { CONTROL_BYTES_MAX } else { REPORT_BYTES_MAX } {
             return peer.update_pause(core);
@@ -97,7 +98,7 @@ impl Peers {
 
     pub(crate) fn on_credit(&mut self, key: PeerKey, from: CoreId, bytes: usize, core: &mut Core) {
         let me = core.me;
-        // What a core gives back that has died meanwhile is void: it has been written off.
+        // A credit from a core that has died meanwhile is void: those bytes have been written off.
         if from != me && core.cores.has_ended(from) {
             return;
         }
@@ -109,7 +110,7 @@ impl Peers {
         peer.update_pause(core);
     }
 
-    /// What one core was to hold is at another; or was, if that has died before the news came.
+    /// Bytes that one core held are at another; or were, if that one died before the news came.
     pub(crate) fn on_lent(
         &mut self,
         key: PeerKey,
@@ -224,14 +225,15 @@ impl Peers {
         }
     }
 
-    /// Bytes of one connection wait for another, and hold up third ones.
+    /// Bytes of one connection wait for another one, and hold up third ones.
     pub(crate) fn on_shed(&mut self, slow: PeerKey, source: PeerRef, core: &mut Core) {
         let stall_timeout = core.settings.limits.stall_timeout;
         let now = core.now;
-        // One that is up to date and merely silent is not to blame.
+        // A peer that is up to date and merely silent is not to blame.
         let stalls = |client: &&mut Peer| {
-            (client.writing.is_taking || client.writing.is_woken)
-                && client.writing.last_taken + stall_timeout <= now
+            let takes_nothing = (client.writing.is_taking || client.writing.is_woken)
+                && client.writing.last_taken + stall_timeout <= now;
+            takes_nothing || client.out.has_answered_nothing_for(stall_timeout, now)
         };
         let Some(client) = self.get_mut(slow).filter(stalls) else {
             return;
@@ -248,7 +250,7 @@ impl Peers {
         }
     }
 
-    /// A relay further on has refused the credentials of an AUTH that the connection's client had us forward.
+    /// A relay beyond this one refused the credentials of an AUTH that we forwarded for the connection's client.
     pub(crate) fn on_guessed(&mut self, key: PeerKey, too_many: bool, core: &mut Core) {
         let Some(peer) = self.get(key) else {
             return;
@@ -263,7 +265,8 @@ impl Peers {
         }
     }
 
-    /// A session of the connection's client is over. The connection stays: its client may ask for another (norm A12).
+    /// A session of the connection's client has ended. The connection stays: its client may ask for another session
+    /// (req A12).
     pub(crate) fn on_session_over(&mut self, key: PeerKey, session: SessionRef, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -276,7 +279,7 @@ impl Peers {
         if sessions.len() < before && sessions.is_empty() {
             peer.last_used = core.now;
             if let Some(user) = peer.user.take() {
-                // Others of the user's may have its place.
+                // The user's other sessions may use its share.
                 core.rates.end(user, core.now);
                 core.tally(Who::User(user), Tally::Released);
             }
@@ -284,7 +287,8 @@ impl Peers {
         }
     }
 
-    /// A connection has gone too far: its address or user is banned. It alone knows the name that was tried there.
+    /// A connection has gone too far: its address or user is banned. Only the connection knows the user name that was
+    /// tried.
     pub(crate) fn on_banned(&self, key: PeerKey, (who, offence): (Who, Offence), core: &mut Core) {
         let auth = self.get(key).and_then(|peer| peer.applicants.own());
         let user = match who {
@@ -296,7 +300,7 @@ impl Peers {
     }
 }
 
-/// Whether a relay further on has refused credentials, and not merely called them stale (norm A13).
+/// Whether a relay beyond this one refused credentials, and did not merely call them stale (req A13).
 fn is_failed_auth(request: &Transit, reply: &Transit) -> bool {
     let had_credentials =
         request.method() == Method::Auth && request.head.authorization(&request.bytes).is_some();

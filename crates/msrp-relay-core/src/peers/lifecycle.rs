@@ -1,7 +1,7 @@
-//! How a connection begins and ends, and what may end it: probation, disuse, a limit, the relay's stop, the
-//! death of a core (RFC 4976, 6.1 and 6.5).
+//! How a connection begins and ends, and what may end it: probation, disuse, a limit, the relay's stop, a core's death
+//! (RFC 4976, 6.1 and 6.5).
 //!
-//! Invariant: what waits for something from a connection that ends is told, once.
+//! Invariant: everything that waits for an ending connection hears of the end, once.
 
 use core::cmp::Reverse;
 use std::mem;
@@ -22,16 +22,17 @@ use crate::limit::Limit;
 use crate::message::{PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::quota::newcomers::Stage;
+use crate::quota::rates::Part;
 use crate::quota::who::{AddressKey, Offence, Tally, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::Neighbour;
 
-/// While memory is short, connections that have proven nothing may have one part in so many of it: many times what an AUTH
-/// takes, and little enough that strangers cannot make it short.
+/// While memory is short, connections that have proven nothing may take one part in so many of it: many times what an
+/// AUTH takes, and too little for strangers to make memory short.
 const NEWCOMERS_PART: usize = 8;
 
 impl Peers {
-    /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least.
+    /// Accepts a connection from `address`. If there is no room, the connection that has proven least makes it.
     pub(crate) fn accept(
         &mut self,
         transport: Transport,
@@ -43,7 +44,7 @@ impl Peers {
             true => Err(Limit::QueueBytesTotal),
             false => self.make_room(true, core),
         };
-        // Told by the caller, who knows where it came from.
+        // The caller logs it, because it knows where the connection came from.
         room.inspect_err(|limit| core.count_limit(*limit))?;
         let (now, me) = (core.now, core.me);
         let until = now + core.settings.limits.first_request_timeout;
@@ -55,13 +56,15 @@ impl Peers {
         core.newcomers.insert(source, key, place);
         core.tally(Who::Address(source), Tally::Connected(PeerRef { core: me, key }));
         if let Some(peer) = self.get_mut(key) {
+            if transport.websocket {
+                peer.out.frame(&core.settings.websocket);
+            }
             peer.set_alarm(core);
         }
         Ok(key)
     }
 
-    /// Opens a connection for a session. If it cannot be had, `blamed` answers for it; in whose turn it is dialled, `who`
-    /// says.
+    /// Opens a connection for a session. If that fails, `blamed` answers for it; it is dialled in the turn of `who`.
     pub(crate) fn dial(
         &mut self,
         session: SessionRef,
@@ -71,14 +74,14 @@ impl Peers {
     ) -> Result<PeerRef, Limit> {
         self.make_room(false, core).inspect_err(|limit| core.bite(*limit, None))?;
         let (me, now) = (core.me, core.now);
-        let transport = Transport { secure: target.secure, port: target.port };
+        let transport = Transport { secure: target.secure, port: target.port, websocket: false };
         let origin = Origin::Dialled { blamed, to_other_process: target.other_process.is_some() };
         let key = self.table.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, origin, now);
             peer.bound.push(session);
-            // It is given bytes, and ours to read, only once it has proven this.
+            // No bytes go to it, or come from it, before it has proven this name.
             peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
-            peer.out.bound_chunks(core.settings.chunk_bounds.of_host(&target.host));
+            peer.out.bound_chunks(core.settings.max_chunk.of_host(&target.host));
             peer
         });
         core.stats.dials += 1;
@@ -100,22 +103,22 @@ impl Peers {
         }
     }
 
-    /// Its peer is a relay, or says so with a certificate that we trust.
+    /// Its peer is a relay: it has shown a certificate that we trust.
     pub(crate) fn on_identified(&mut self, key: PeerKey, names: ProvenNames) {
         if let Some(peer) = self.get_mut(key) {
             peer.names = Some(names);
         }
     }
 
-    /// It has got further, though it has proven nothing yet.
+    /// It has reached another stage, though it has proven nothing yet.
     pub(crate) fn on_advanced(&mut self, key: PeerKey, stage: Stage, core: &mut Core) {
         if let Some(peer) = self.get_mut(key) {
             peer.advance(stage, core);
         }
     }
 
-    /// The next hop cannot be had. Its user may try so often, and no more: no client is to find out by us
-    /// what listens where (norm S3).
+    /// The next hop cannot be connected to. Its user may try only so often: a client must not use us to find out what
+    /// listens where (req S3).
     pub(crate) fn on_dial_failed(&mut self, key: PeerKey, core: &mut Core) {
         core.stats.dials_failed += 1;
         if let Some(Origin::Dialled { blamed: Some(Blamed { user, client }), .. }) =
@@ -127,7 +130,7 @@ impl Peers {
         self.lose(key, core);
     }
 
-    /// Reads no more from anybody; requests that are coming in break off.
+    /// Stops reading all connections; requests that are coming in break off.
     pub(crate) fn quiesce(&mut self, core: &mut Core) {
         core.go_towards(Stop::Quiet);
         for peer in self.table.values_mut() {
@@ -136,7 +139,7 @@ impl Peers {
         }
     }
 
-    /// Nothing is read any more, so nothing that was sent on will be answered.
+    /// Nothing is read any more, so requests that were forwarded will get no answers.
     pub(crate) fn give_up_answers(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             for notice in peer.out.transactions.drain_merged() {
@@ -154,9 +157,8 @@ impl Peers {
         }
     }
 
-    /// No more is read; what is queued is written; then the connection closes. For all others a
-    /// connection that is closed for a fault of its peer's is gone at once: others do not wait
-    /// until it has taken what it was sent.
+    /// Stops reading, writes the queue, then closes the connection. If the reason is a fault of its peer, the
+    /// connection is gone at once for all others: they do not wait until the peer has taken its bytes.
     pub(crate) fn close(&mut self, key: PeerKey, reason: CloseReason, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -165,7 +167,7 @@ impl Peers {
             return;
         }
         if reason == CloseReason::Ended && peer.unanswered.has_send() {
-            // What it sent last is being taken care of, maybe on another core.
+            // Its last requests are being handled, possibly on another core.
             break_off(peer, core);
             peer.phase = Phase::Ended;
             return;
@@ -177,19 +179,19 @@ impl Peers {
         peer.phase = Phase::Closing { reason, is_up };
         peer.advance(Stage::Closing, core);
         if reason == CloseReason::Stopping {
-            // What others have sent it is still delivered; what it was sending breaks off here.
+            // What others sent to it is still delivered; what it was sending breaks off here.
             break_off(peer, core);
         } else if reason != CloseReason::SessionOver {
             sever(peer, core);
         } else if !is_up && !peer.out.is_empty() {
-            // Once it is up, what its client left is still delivered.
+            // Once it is up, its client's last bytes are still delivered.
             return;
         }
         core.effects.push(Effect::Close { peer: key, reason });
         peer.wake(core);
     }
 
-    /// A limit that holds for all cores together is exceeded, and this connection was the one too many.
+    /// All cores together exceed a limit, and this connection is the one too many.
     pub(crate) fn close_for_limit(&mut self, key: PeerKey, limit: Limit, core: &mut Core) {
         if self.get(key).is_some() {
             core.bite(limit, Some(key));
@@ -197,7 +199,7 @@ impl Peers {
         }
     }
 
-    /// The same for a limit of its source. What has proven nothing goes at once.
+    /// The same for a limit of its source. A connection that has proven nothing ends at once.
     pub(crate) fn on_excess(&mut self, key: PeerKey, limit: Limit, core: &mut Core) {
         match self.get(key).is_some_and(Peer::is_proven) {
             true => self.close_for_limit(key, limit, core),
@@ -205,17 +207,19 @@ impl Peers {
         }
     }
 
-    /// Room for one more connection, a `newcomer` or one that the relay opens. Who has proven least makes it.
+    /// Finds room for one more connection: a `newcomer`, or one that the relay opens. The connection that has proven
+    /// least makes it.
     pub(crate) fn make_room(&mut self, newcomer: bool, core: &mut Core) -> Result<(), Limit> {
         let limits = &core.settings.limits;
         let (connections_per_core_max, unauthenticated_per_core_max) =
             (limits.connections_per_core_max, limits.unauthenticated_per_core_max);
-        if self.len() - core.newcomers.len() >= connections_per_core_max {
+        let expected = self.expected;
+        if self.len() + expected - core.newcomers.len() >= connections_per_core_max {
             // All of them together would not be enough.
             return Err(Limit::Connections);
         }
         loop {
-            let limit = if self.len() >= connections_per_core_max {
+            let limit = if self.len() + expected >= connections_per_core_max {
                 Limit::Connections
             } else if newcomer && core.newcomers.len() >= unauthenticated_per_core_max {
                 Limit::UnauthenticatedShare
@@ -227,8 +231,8 @@ impl Peers {
         }
     }
 
-    /// While memory is short, those who have proven nothing have no more than a part of it. The one with most goes first, as
-    /// many as give back half of that part: so each look at all of them has to be paid for with new bytes.
+    /// While memory is short, connections that have proven nothing may take only a part of it. Those of the source with
+    /// most go first, until half of that part is free: so each walk through all of them costs the peers new bytes.
     pub(crate) fn shed_newcomers(&mut self, core: &mut Core) {
         let part = core.memory.allowance() / NEWCOMERS_PART;
         if !core.memory.is_pressed() || core.newcomers.bytes() <= part {
@@ -245,15 +249,15 @@ impl Peers {
         }
     }
 
-    /// A connection cannot be accepted because the process has too many files open.
+    /// A connection cannot be accepted because the process has too many open files.
     pub(crate) fn on_no_descriptor(&mut self, core: &mut Core) {
         if let Some(least) = core.newcomers.least() {
             self.abort_newcomer(least, CloseReason::NoDescriptor, core);
         }
     }
 
-    /// A connection that has proven nothing goes, and its place is free at once: a peer that is waited for would hold it
-    /// for seconds.
+    /// Ends a connection that has proven nothing, and frees its place at once: waiting for its peer would hold the
+    /// place for seconds.
     fn abort_newcomer(&mut self, key: PeerKey, reason: CloseReason, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -288,9 +292,58 @@ impl Peers {
         core.keep(peer.counted, 0);
     }
 
+    /// A connection goes on at another core, with what its user may send there. Nothing is told of it: it has not ended.
+    pub(crate) fn depart(&mut self, key: PeerKey, core: &mut Core) -> Option<(Peer, Option<Part>)> {
+        let mut peer = self.table.remove(key)?;
+        if let Some(at) = peer.alarm.take() {
+            core.alarms.remove(&(at, key));
+        }
+        for (who, share) in peer.shares() {
+            core.tally(who, Tally::Departed(share));
+        }
+        let rate = peer.user.and_then(|user| core.rates.take_part(user, core.now));
+        core.keep(mem::take(&mut peer.counted), 0);
+        Some((peer, rate))
+    }
+
+    /// It is here, with the session of its client. The place for it has been kept: no limit is asked.
+    pub(crate) fn arrive(
+        &mut self,
+        mut peer: Peer,
+        session: SessionRef,
+        rate: Option<Part>,
+        core: &mut Core,
+    ) -> PeerKey {
+        let me = core.me;
+        let key = self.table.insert_with_key(|key| {
+            peer.move_to(PeerRef { core: me, key }, session, core.now);
+            peer
+        });
+        let Some(peer) = self.get_mut(key) else {
+            return key;
+        };
+        if peer.transport.websocket {
+            // This core may have read another config meanwhile.
+            peer.out.frame(&core.settings.websocket);
+        }
+        if core.settings.limits.counts_users() && peer.user.is_none() {
+            // Its user began to be counted while it was on its way.
+            peer.user = peer.verified_user();
+        }
+        if let Some(user) = peer.user {
+            core.rates.give_part(user, rate, core.now);
+        }
+        for (who, share) in peer.shares() {
+            core.tally(who, Tally::Arrived(share));
+        }
+        peer.update_pause(core);
+        peer.set_alarm(core);
+        key
+    }
+
     /// Time has passed.
     pub(crate) fn on_tick(&mut self, core: &mut Core) {
-        // Only what is due now: should an alarm be set for the past again, it must not hold up the core.
+        // Only what is due at this moment: an alarm that is set for the past again must not hold up the core.
         let after = core.now + Duration::from_nanos(1);
         let later = core.alarms.split_off(&(after, PeerKey::default()));
         let due = mem::replace(&mut core.alarms, later);
@@ -331,7 +384,7 @@ impl Peers {
                 core.tell_session(session, SessionStep::Relieve { source, before: None });
             }
         }
-        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.transactions.expire(core.now)) {
+        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.expire(core.now)) {
             let status = Status::TIMEOUT;
             self.fail(key, Failure { notice, status }, core);
         }
@@ -342,7 +395,7 @@ impl Peers {
         }
     }
 
-    /// A core died with all its connections and sessions: local ones end what they had with it.
+    /// A core died with all its connections and sessions: the connections here end what they had with it.
     pub(crate) fn forget_core(&mut self, gone: CoreId, core: &mut Core) {
         for peer in self.table.values_mut() {
             let bound = peer.bound.len();
@@ -362,8 +415,8 @@ impl Peers {
     }
 }
 
-/// What waits for something from a connection is told that it is gone, in this order: senders of
-/// requests that did not get through; receivers of the request that broke off; its sessions.
+/// Tells everything that waits for a connection that it is gone, in this order: senders of requests that did not get
+/// through; receivers of the request that broke off; its sessions.
 fn sever(peer: &mut Peer, core: &mut Core) {
     let loss = peer.out.lose();
     for (source, bytes) in loss.credits {
@@ -398,7 +451,7 @@ fn sever(peer: &mut Peer, core: &mut Core) {
     peer.recount(core);
 }
 
-/// No more comes of the request that is coming in: its receivers are told.
+/// The request that is coming in breaks off: its receivers are told.
 pub(super) fn break_off(peer: &mut Peer, core: &mut Core) {
     if let Incoming::Request { session, stream, .. } = peer.receiving.frame {
         let flag = Flag::Aborted;

@@ -1,9 +1,9 @@
 //! The connections of one core.
 //!
-//! Owns: every connection that the core has, each in a slot whose key is never used again. Here are the table and what is
-//! done to all of it; in [`receive`], what comes in; in [`deliver`], the steps that sessions and other connections ask
-//! for; in [`lifecycle`], how a connection begins and ends. Handlers touch this table and the context, nothing else: what
-//! a session must do is sent to it.
+//! Owns every connection of the core, each in a slot whose key is never used again. This file has the table and what is
+//! done to all of it; [`receive`], what comes in; [`deliver`], the steps that sessions and other connections ask for;
+//! [`lifecycle`], how a connection begins and ends. Handlers touch this table and the context, nothing else: a session
+//! gets a message.
 //!
 //! Invariant: only the core that owns a connection writes to it.
 
@@ -16,28 +16,31 @@ pub(crate) mod state;
 use slotmap::SlotMap;
 
 use crate::api::WriteState;
+use crate::auth::through_relay::Behind;
 use crate::core::Core;
 use crate::ids::{PeerKey, SessionRef};
 use crate::outbound::batch::OutBatch;
 use crate::outbound::write::WriteContext;
-use crate::quota::who::{Share, UserKey, Who};
+use crate::quota::who::{Share, Who};
 use crate::transactions::Room;
 
 use peer::Peer;
 use state::Role;
 
-/// The most handed over at a time while memory is short: the floor of `limits.flush_bytes_max`.
+/// The largest flush while memory is short: the floor of `limits.flush_bytes_max`.
 const PRESSED_FLUSH_MAX: usize = 16 << 10;
 
 /// The table of connections.
 #[derive(Debug)]
 pub(crate) struct Peers {
     table: SlotMap<PeerKey, Peer>,
+    /// Places that are kept for connections on their way here from other cores.
+    pub(crate) expected: usize,
 }
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        Self { table: SlotMap::with_key() }
+        Self { table: SlotMap::with_key(), expected: 0 }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -58,7 +61,7 @@ impl Peers {
         self.table.values()
     }
 
-    /// Whether a session lives by a connection.
+    /// Whether a connection serves a session.
     pub(crate) fn serves_session(&self, key: PeerKey) -> bool {
         self.get(key).is_some_and(Peer::is_in_use)
     }
@@ -68,14 +71,14 @@ impl Peers {
         self.iter().find(|peer| peer.leads_to_relay_of(uri))
     }
 
-    /// What of all connections is counted by address and by user.
+    /// What all connections contribute to the counts by address and by user.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
         self.iter().flat_map(Peer::shares)
     }
 
     // -- output ----------------------------------------------------------------------------------
 
-    /// Moves what a connection may be sent now into `out`: one flush.
+    /// Moves the bytes that a connection may be sent into `out`: one flush.
     pub(crate) fn poll_write(&mut self, key: PeerKey, out: &mut OutBatch, core: &mut Core) -> WriteState {
         let Some(peer) = self.table.get_mut(key) else {
             return WriteState::Finished;
@@ -86,10 +89,10 @@ impl Peers {
         let pressed = core.memory.is_pressed();
         let budget = limits.flush_bytes_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
         let room = core.room();
-        // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
+        // Bytes that are not yet credited must not keep their source paused, whatever the pressure on its core.
         let credit_batch = limits.request_bytes_max / 2;
-        let deaf = peer.is_paused();
-        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf });
+        let (deaf, closing, framed) = (peer.is_paused(), peer.phase.is_closing(), peer.out.is_framed());
+        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf, closing, framed });
         peer.writing.is_taking = !out.is_empty();
         peer.writing.bytes_in_hand = out.len();
         peer.set_alarm(core);
@@ -103,7 +106,7 @@ impl Peers {
 
     // -- all of them -----------------------------------------------------------------------------
 
-    /// Memory is short no more: the connections that waited for that go on.
+    /// Memory is ample again: the connections that waited for it go on.
     pub(crate) fn resume_all(&mut self, core: &mut Core) {
         let room = Room::short(core.settings.limits.transactions_per_peer_max);
         for peer in self.table.values_mut() {
@@ -114,18 +117,20 @@ impl Peers {
         }
     }
 
-    /// Memory is short: clients behind relays that have no session and wait for nothing ask again. Without this what they
-    /// take could fill the budget for as long as their relays are connected.
+    /// Memory is short: forgets clients behind relays, or of a shared WebSocket, that have no session and wait for nothing;
+    /// they ask again. Otherwise they could fill the budget for as long as they are connected. The one client of a connection
+    /// of its own is not forgotten before that connection.
     pub(crate) fn forget_askers(&mut self, is_open: &impl Fn(SessionRef) -> bool, core: &mut Core) {
         for peer in self.table.values_mut() {
-            if let Some(behind) = peer.applicants.behind_mut() {
+            let is_shared = |behind: &&mut Behind| !peer.transport.websocket || behind.is_several();
+            if let Some(behind) = peer.applicants.behind_mut().filter(is_shared) {
                 behind.forget_idle(is_open);
                 peer.recount(core);
             }
         }
     }
 
-    /// Other settings hold; `rate` is what a user may send in a second now.
+    /// Other settings hold; `rate` is the bytes that a user may send in a second from here on.
     pub(crate) fn on_reconfigured(&mut self, rate: u64, core: &mut Core) {
         for peer in self.table.values_mut() {
             if rate == 0 {
@@ -133,6 +138,9 @@ impl Peers {
             }
             for (source, bytes) in peer.out.take_owed() {
                 core.credit(source, bytes);
+            }
+            if peer.out.is_framed() {
+                peer.out.frame(&core.settings.websocket);
             }
             peer.count_full_table(core);
             peer.update_pause(core);
@@ -142,19 +150,18 @@ impl Peers {
         }
     }
 
-    /// The connections of users that are counted get their buckets.
+    /// The connections of counted users get their buckets.
     pub(crate) fn begin_rates(&self, core: &mut Core) {
         for user in self.iter().filter_map(|peer| peer.user) {
             core.rates.begin(user, core.now);
         }
     }
 
-    /// Connections with a session, opened while nothing was counted, count among their users' from now on.
+    /// Connections with a session that opened while nothing was counted count among their users' from here on.
     pub(crate) fn count_all(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
-            let user = peer.applicants.own().and_then(|auth| auth.verified());
-            let user = user.map(|user| UserKey::new(user.username(), user.realm()));
+            let user = peer.verified_user();
             if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {
                 peer.count_among(user, core);
             }

@@ -1,12 +1,11 @@
-//! One connection: what is being received on it, what it waits for, which sessions it serves.
+//! One connection: what it is receiving, what it waits for, which sessions it serves.
 //!
-//! Owns: the request being received, the requests it still owes an answer to (answered at most
-//! once: an answer takes the entry away), the bytes received from it that are still in this
-//! process, and therefore whether it is read from; when it must be looked at though nothing
-//! happened. RFC 4975, 7.1 and 7.2; RFC 4976, 6.1, 6.2 and 6.5.
+//! Owns: the request being received; the requests it still owes an answer to (answered at most once: an answer takes
+//! the entry away); the bytes received from it that are still in this process, and therefore whether it is read from;
+//! the time of the next look at it. RFC 4975, 7.1 and 7.2; RFC 4976, 6.1, 6.2 and 6.5.
 //!
-//! A connection is in one [`Phase`] and has one [`Origin`]: what is valid in one of them alone stands there.
-//! Must not know: other connections, and sessions beyond their addresses.
+//! A connection is in one [`Phase`] and has one [`Origin`]: each holds what is valid in it alone. Must not know other
+//! connections, or more of sessions than their addresses.
 
 use std::mem;
 use std::time::Instant;
@@ -35,14 +34,14 @@ use crate::request::{Giver, Transit};
 use crate::settings::{Limits, Settings};
 use crate::transactions::Room;
 
-/// Answers a connection has not taken off our hands, in bytes, at which we stop reading its requests.
+/// Bytes of answers that the peer has not taken, at which we stop reading its requests.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 10;
-/// ... and while memory is short.
+/// The same while memory is short.
 const PRESSED_CONTROL_MAX: usize = 16 << 10;
-/// ... and at which the far end's own responses are dropped: they are as long as it likes.
+/// The same, at which we drop the far end's own responses: they are as long as it likes.
 pub(super) const REPLY_BYTES_MAX: usize = 4 * CONTROL_BYTES_MAX;
-/// ... and at which our own REPORTs are: as many wait at once as a full table of transactions makes when its
-/// connection is lost. While memory is short both give way at `CONTROL_BYTES_MAX`.
+/// The same, at which we drop our own REPORTs: a full table of transactions makes as many at once when its connection
+/// is lost. While memory is short, both use `CONTROL_BYTES_MAX`.
 pub(super) const REPORT_BYTES_MAX: usize = 4 << 20;
 
 /// A connection and everything this core knows about it.
@@ -60,24 +59,24 @@ pub(crate) struct Peer {
     pub(super) pause: Pause,
     pub(crate) out: Outbound,
     pub(crate) writing: Writing,
-    /// What of all that it makes us keep the memory budget has been told of.
+    /// How much of what it makes us keep the memory budget knows of.
     pub(super) counted: usize,
     /// Sessions whose outer side this connection is.
     pub(crate) bound: Vec<SessionRef>,
-    /// What its peer has proven to be, where that is a relay.
+    /// The names that its peer has proven, if it is a relay.
     pub(crate) names: Option<ProvenNames>,
-    /// What asks for sessions of ours by it.
+    /// The clients that ask for sessions of ours by it.
     pub(crate) applicants: Applicants,
     /// The user whose sessions it counts among.
     pub(crate) user: Option<UserKey>,
-    /// When something last came from it, or a session last lived by it.
+    /// When something last came from it, or it last served a session.
     pub(crate) last_used: Instant,
-    /// The next moment at which it must be looked at, as the core's alarms have it.
+    /// The time of the next look at it, as the core's alarms have it.
     pub(super) alarm: Option<Instant>,
 }
 
 impl Peer {
-    /// On probation `until`.
+    /// A connection on probation until `until`.
     pub(crate) fn accepted(
         me: PeerRef,
         transport: Transport,
@@ -105,13 +104,7 @@ impl Peer {
             credit: Credit::default(),
             pause: Pause::default(),
             out: Outbound::default(),
-            writing: Writing {
-                is_woken: false,
-                bytes_in_hand: 0,
-                last_taken: now,
-                is_taking: false,
-                is_table_full: false,
-            },
+            writing: Writing::idle(now),
             counted: 0,
             bound: Vec::new(),
             names: None,
@@ -126,7 +119,7 @@ impl Peer {
         matches!(self.standing, Standing::Proven { .. })
     }
 
-    /// It has authenticated, or a request of its is forwarded.
+    /// It has authenticated, or one of its requests is forwarded.
     pub(crate) fn prove(&mut self, core: &mut Core) {
         if self.is_proven() {
             return;
@@ -139,7 +132,7 @@ impl Peer {
         self.set_alarm(core);
     }
 
-    /// It has got further towards a proof, or is being closed, which no stage comes after.
+    /// It has reached another stage, or is being closed, which no stage follows.
     pub(crate) fn advance(&mut self, stage: Stage, core: &mut Core) {
         let (Standing::Probation { place, .. }, Some(source)) = (&mut self.standing, self.origin.source())
         else {
@@ -151,7 +144,7 @@ impl Peer {
         }
     }
 
-    /// It makes room for no other any more.
+    /// It is not among the connections that make room any more.
     pub(super) fn leave_newcomers(&self, core: &mut Core) {
         if let (Standing::Probation { place, .. }, Some(source)) = (self.standing, self.origin.source()) {
             core.newcomers.remove(source, self.me.key, place);
@@ -159,7 +152,7 @@ impl Peer {
         }
     }
 
-    /// What of this connection is counted by address and by user.
+    /// What this connection contributes to the counts by address and by user.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
         let unproven = u32::from(!self.is_proven());
         let address = self.origin.source().map(Who::Address);
@@ -169,10 +162,39 @@ impl Peer {
         address.into_iter().chain(user)
     }
 
-    /// The user may have a session on this connection: it counts among that user's from now on.
+    /// The user may have a session on this connection: it counts among that user's from here on.
     pub(crate) fn count_among(&mut self, user: UserKey, core: &mut Core) {
         self.user = Some(user);
         core.rates.begin(user, core.now);
+    }
+
+    /// The user that its client has proven to be.
+    pub(super) fn verified_user(&self) -> Option<UserKey> {
+        let user = self.applicants.first_verified();
+        user.map(|user| UserKey::new(user.username(), user.realm()))
+    }
+
+    /// Whether nothing is under way on it, in either direction, and nothing is owed for what was.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let reads = matches!(self.receiving.frame, Incoming::Nothing) && !self.pause.is_on;
+        let writes = !self.out.is_empty() || !self.out.is_between_frames() || self.out.transactions.len() > 0;
+        let owes = self.unanswered.len() > 0 || self.applicants.is_any_waiting();
+        self.phase == Phase::Up
+            && reads
+            && !writes
+            && !owes
+            && self.credit.is_clear()
+            && self.bound.is_empty()
+    }
+
+    /// It is at another core from now on, where its writer has nothing to do and its reader begins.
+    pub(super) fn move_to(&mut self, me: PeerRef, session: SessionRef, now: Instant) {
+        self.me = me;
+        self.role = Role::Client { sessions: vec![session] };
+        self.applicants.move_to(session);
+        self.receiving.last_route = None;
+        self.receiving.unfinished = 0;
+        self.writing = Writing::idle(now);
     }
 
     /// Bytes came from the connection: they count against its user's rate.
@@ -192,7 +214,7 @@ impl Peer {
         self.pause.throttled_until = None;
     }
 
-    /// Asks for a write, once.
+    /// Asks for a write, only once until that write.
     pub(crate) fn wake(&mut self, core: &mut Core) {
         if !self.writing.is_woken && self.phase.is_up() {
             self.writing.is_woken = true;
@@ -200,7 +222,7 @@ impl Peer {
         }
     }
 
-    /// What this connection makes the core keep in memory, beside the queued bytes it has sent.
+    /// Bytes that this connection makes the core keep in memory, beside the queued bytes it has sent.
     pub(crate) fn kept(&self) -> usize {
         let incoming = match &self.receiving.frame {
             Incoming::Request { kept, .. } => *kept,
@@ -211,7 +233,7 @@ impl Peer {
         sent + self.unanswered.bytes + incoming + self.receiving.unfinished + self.applicants.kept()
     }
 
-    /// Tells the memory budget what has changed of [`kept`](Self::kept).
+    /// Tells the memory budget how much [`kept`](Self::kept) has changed.
     pub(crate) fn recount(&mut self, core: &mut Core) {
         let kept = self.kept();
         if kept != self.counted {
@@ -227,7 +249,7 @@ impl Peer {
     pub(crate) fn update_pause(&mut self, core: &mut Core) {
         self.recount(core);
         let reason = self.reason_to_pause(core);
-        // Also while it is paused already: the reason may be another, or a second session have come.
+        // Also while it is paused already: the reason may be another one, or a second session may have come.
         let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
         if held_up != self.pause.held_up_since.is_some() {
             self.pause.held_up_since = held_up.then_some(core.now);
@@ -241,7 +263,7 @@ impl Peer {
             if let Some(limit) = reason.limit() {
                 core.count_limit(limit);
             }
-            if self.out.transactions.is_full(core.room()) {
+            if self.out.transactions.is_full(core.room()) || self.out.is_framed() {
                 // Writing does not wait for answers that are not read.
                 self.wake(core);
             }
@@ -274,7 +296,7 @@ impl Peer {
         {
             Some(PauseReason::Transactions)
         } else if self.credit.outstanding > bound {
-            // Pressure as such has been counted by the budget.
+            // The budget has counted the pressure itself.
             Some(PauseReason::Queue)
         } else if self.pause.throttled_until.is_some() {
             Some(PauseReason::Rate)
@@ -283,7 +305,7 @@ impl Peer {
         }
     }
 
-    /// Counts a table of transactions that has become full; see [`Outbound`].
+    /// Counts a table of transactions that has filled up; see [`Outbound`].
     pub(crate) fn count_full_table(&mut self, core: &mut Core) {
         let room = Room::ample(core.settings.limits.transactions_per_peer_max);
         let full = self.out.transactions.is_full(room);
@@ -297,14 +319,14 @@ impl Peer {
         self.pause.is_on
     }
 
-    /// Makes sure that it is looked at at the next moment that matters.
+    /// Sets the alarm for the next moment at which something is due.
     pub(crate) fn set_alarm(&mut self, core: &mut Core) {
         let at = self.next_deadline(&core.settings.limits);
         if at == self.alarm {
             return;
         }
         if let Some(before) = self.alarm {
-            // An alarm that comes early costs less than moving it with each transaction.
+            // An early alarm costs less than moving it with each transaction.
             if at.is_some_and(|at| before <= at) {
                 return;
             }
@@ -318,8 +340,8 @@ impl Peer {
 
     fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
         if self.phase.is_closing() {
-            // Whatever else was due has been done by closing it, and would be due for ever.
-            return self.out.transactions.deadline();
+            // Closing it has settled whatever else was due, which would be due for ever.
+            return self.out.deadline();
         }
         let probation = match self.standing {
             Standing::Probation { until, .. } => Some(until),
@@ -327,20 +349,18 @@ impl Peer {
         };
         let idle = (!self.is_in_use()).then(|| self.last_used + limits.idle_timeout);
         let held_up = self.pause.held_up_since.map(|since| since + limits.stall_timeout);
-        let moments =
-            [self.out.transactions.deadline(), probation, idle, held_up, self.pause.throttled_until];
+        let moments = [self.out.deadline(), probation, idle, held_up, self.pause.throttled_until];
         moments.into_iter().flatten().min()
     }
 
-    /// Whether a session lives by this connection: then it may be silent for as long as it likes
-    /// (RFC 4975, 5.4).
+    /// Whether a session uses this connection: then it may be silent for as long as it likes (RFC 4975, 5.4).
     pub(crate) fn is_in_use(&self) -> bool {
         let has_own = matches!(&self.role, Role::Client { sessions } if !sessions.is_empty());
         has_own || !self.phase.is_up() || !self.bound.is_empty()
     }
 
-    /// Whether a request comes through a relay that has proven nothing. Who was called as a relay has proven its name, and
-    /// another process of this relay is none.
+    /// Whether a request comes through a relay that has proven nothing. A peer that we called as a relay has proven its
+    /// name, and another process of this relay is not another relay.
     pub(super) fn is_unproven_relay(&self, transit: &Transit) -> bool {
         let is_verified = match self.origin {
             Origin::Accepted { .. } => false,
@@ -349,13 +369,13 @@ impl Peer {
         !is_verified && transit.received_from_path().len() > 1
     }
 
-    /// Whether a connection is there whose peer has proven to be the relay of a URI.
+    /// Whether the peer has proven to be the relay of a URI.
     pub(crate) fn leads_to_relay_of(&self, uri: &[u8]) -> bool {
         let serves_relay = self.role == Role::Foreign && self.phase == Phase::Up;
         serves_relay && self.names.as_ref().is_some_and(|names| names.cover_host_of(uri))
     }
 
-    /// Who hands on a request that has come by this connection.
+    /// Who hands over a request that has come by this connection.
     pub(super) fn giver(&self, transit: &Transit, settings: &Settings) -> Giver {
         let nearest = transit.received_from_path().first().unwrap_or_default();
         let has_proven = self.names.as_ref().is_some_and(|names| names.cover_host_of(nearest));
@@ -384,9 +404,9 @@ impl Peer {
             Some(from) => self.respond_from(from, transit, (status, None), core),
             None => {
                 let settings = &core.settings;
-                let Transport { secure, port } = self.transport;
+                let Transport { secure, port, .. } = self.transport;
                 let scheme = if secure { "msrps" } else { "msrp" };
-                // What we dialled has no port of ours.
+                // A connection that we dialled has no port of ours.
                 let ours = || settings.tls_port.or_else(|| settings.ports.first().copied());
                 let port = Some(port).filter(|port| settings.ports.contains(port)).or_else(ours);
                 let port = port.unwrap_or(PORT_DEFAULT);
@@ -410,7 +430,7 @@ impl Peer {
         self.wake(core);
     }
 
-    /// Requests other than SEND that came through a session and wait for its far end's answer.
+    /// Requests other than SEND that came through a session and wait for an answer from its far end.
     pub(super) fn waiting_by(&self, session: SessionRef) -> impl Iterator<Item = &Transit> {
         let of_session =
             self.unanswered.requests.iter().filter(move |unanswered| unanswered.session == session);
@@ -424,13 +444,13 @@ impl Peer {
         }
     }
 
-    /// Bytes received here, and lent to one core, are at another, maybe this one.
+    /// Bytes received here and lent to one core are at another, possibly this one.
     pub(super) fn relend(&mut self, from: CoreId, to: CoreId, bytes: usize) {
         self.credit.lent.pass_on(from, Some(to).filter(|to| *to != self.me.core), bytes);
     }
 
-    /// Bytes have left the process. Returns how many were not written off before: a core that dies may have passed some
-    /// on without having told.
+    /// Bytes have left the process. Returns how many of them were not written off before: a dying core may have passed
+    /// some on without a report.
     pub(super) fn settle(&mut self, from: CoreId, bytes: usize) -> usize {
         if from != self.me.core {
             self.credit.lent.settle(from, bytes);
@@ -442,19 +462,19 @@ impl Peer {
         settled
     }
 
-    /// What came from it and has not been written yet stays with what holds it.
+    /// Bytes from this connection that are not yet written stay with the cores that hold them.
     pub(super) fn leave_behind(&self, core: &mut Core) {
         core.memory.leave_behind(&self.credit.lent);
     }
 
-    /// A core is gone, and with it what it held. Returns how many bytes that were.
+    /// A core is gone with the bytes that it held. Returns how many those were.
     pub(super) fn write_off(&mut self, gone: CoreId) -> usize {
         let lost = self.credit.lent.write_off(gone, self.credit.outstanding).min(self.credit.outstanding);
         self.credit.outstanding -= lost;
         lost
     }
 
-    /// Answers all requests whose session is no longer able to.
+    /// Answers all requests whose session cannot answer any more.
     pub(crate) fn answer_all(&self, core: &mut Core, lost: impl Fn(SessionRef) -> bool) {
         let running = match &self.receiving.frame {
             Incoming::Request { session, stream, .. } if lost(*session) => Some(stream.sequence),
@@ -467,7 +487,7 @@ impl Peer {
         }
     }
 
-    /// Drops what is left of a request that has been refused while it comes in.
+    /// Drops the rest of a request that was refused while it comes in.
     pub(super) fn drop_rest_of(&mut self, sequence: u32) {
         if let Incoming::Request { stream, .. } = &self.receiving.frame
             && stream.sequence == sequence
@@ -477,12 +497,12 @@ impl Peer {
     }
 }
 
-/// Where a response goes: for SEND the previous hop alone, for everything else, which is answered
-/// end to end, the whole way back (RFC 4975, 7.2; RFC 4976, 6.4.3).
+/// Where a response goes. For SEND, to the previous hop alone; for everything else, which is answered end to end, the
+/// whole way back (RFC 4975, 7.2; RFC 4976, 6.4.3).
 pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     let from_path = transit.received_from_path();
     match transit.method() {
-        // Of a path that cannot be read, which is answered with a refusal, its beginning will do.
+        // For a refusal, the begin of an unreadable path is enough.
         _ if from_path.is_empty() => transit.head.first_from(&transit.bytes).unwrap_or_default(),
         // The path has been checked: its first URI is not parsed again for each chunk.
         Method::Send => from_path.first().unwrap_or_default(),
@@ -490,7 +510,7 @@ pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     }
 }
 
-/// The session a URI names, if this relay can have minted it.
+/// The session that a URI names, if this relay can have minted it.
 pub(crate) fn named_session(uri: &[u8]) -> Option<SessionId> {
     MsrpUri::parse(uri).ok()?.session_id().and_then(SessionId::parse)
 }

@@ -1,7 +1,7 @@
-//! What is received on a connection: frames, as the parser cut them (RFC 4975, 7; RFC 4976, 6.2 to 6.4).
+//! What a connection receives: frames, as the parser cut them (RFC 4975, 7; RFC 4976, 6.2 to 6.4).
 //!
-//! Invariant: of everything that comes in, the connection's count of outstanding bytes and the core's
-//! budget hear at the same place.
+//! Invariant: everything that comes in is counted at one place, for the connection's outstanding bytes and for the
+//! core's budget.
 
 use std::mem;
 
@@ -15,7 +15,7 @@ use msrp_proto::uri::MsrpUri;
 use super::Peers;
 use super::lifecycle::break_off;
 use super::peer::named_session;
-use super::state::{Incoming, LastRoute, Standing};
+use super::state::{Incoming, LastRoute, Role, Standing};
 use crate::api::Event;
 use crate::auth::request::AuthRequest;
 use crate::core::Core;
@@ -27,9 +27,9 @@ use crate::quota::newcomers::Stage;
 use crate::reason::CloseReason;
 use crate::request::{Giver, Transit};
 
-/// Requests other than SEND of one session that may wait for an answer, on a connection that serves several.
+/// Requests other than SEND of one session that may wait for an answer, on a connection with several sessions.
 const WAITING_MAX: usize = 32;
-/// The body of a request other than SEND is no longer than this (RFC 4975, 7.1).
+/// The longest body of a request other than SEND (RFC 4975, 7.1).
 const NON_SEND_BODY_MAX: usize = 10_240;
 
 impl Peers {
@@ -40,12 +40,12 @@ impl Peers {
         let transit = Transit::new(head, bytes);
         peer.last_used = core.now;
         peer.receiving.frame = Incoming::Dropped;
-        // A read that was under way when the relay said that it reads no more is not to be answered.
+        // A read that was under way when the relay stopped reading gets no answer.
         if peer.phase.is_closing() || core.is_stopping() {
             return;
         }
         match head.kind() {
-            // A response that cannot be read is dropped (RFC 4976, 6.4.3), one with a wrong path not.
+            // A response that cannot be read is dropped (RFC 4976, 6.4.3); one with only a wrong path is not.
             Kind::Response(_) if head.defect().is_some() => core.stats.strays_dropped += 1,
             Kind::Response(status) => self.on_response(key, status, transit, core),
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, core),
@@ -57,7 +57,7 @@ impl Peers {
         }
     }
 
-    /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
+    /// The frame is delimited but its head is wrong: 400 if a response is due (req C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, core: &mut Core) {
         if let Some(limit) = transit.head.defect().and_then(limit_of) {
             core.bite(limit, Some(key));
@@ -65,7 +65,7 @@ impl Peers {
         self.turn_away(key, transit, (Status::BAD_REQUEST, "malformed head"), core);
     }
 
-    /// CR and LF between frames keep a connection from being idle. They prove nothing of the sender.
+    /// CR and LF between frames keep a connection from being idle. They prove nothing about the sender.
     pub(crate) fn on_blank(&mut self, key: PeerKey, bytes: usize, core: &mut Core) {
         if let Some(peer) = self.get_mut(key) {
             peer.spend(bytes, core);
@@ -73,8 +73,8 @@ impl Peers {
         }
     }
 
-    /// Refuses a request that names no session of ours. Who does that too often before anybody has vouched
-    /// for it is not a client that lost its way (norm C2).
+    /// Refuses a request that names no session of ours. A peer that does this too often before it has proven anything
+    /// is not a client that lost its way (req C2).
     fn turn_away(
         &mut self,
         key: PeerKey,
@@ -94,7 +94,7 @@ impl Peers {
         self.count_refusal(key, core);
     }
 
-    /// One more request refused to a connection that has proven nothing.
+    /// Counts one more refused request of a connection that has proven nothing.
     pub(crate) fn count_refusal(&mut self, key: PeerKey, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -109,7 +109,8 @@ impl Peers {
         }
     }
 
-    /// A request to be forwarded: its first To-Path URI says which session's home decides.
+    /// A request to forward: its first To-Path URI says which session decides. That is on the core that minted the id,
+    /// unless the session has come here with this connection.
     fn on_request_head(&mut self, key: PeerKey, method: Method, transit: Transit, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -118,6 +119,10 @@ impl Peers {
         let stream = StreamId { peer: peer.me, sequence: peer.receiving.sequence };
         if method == Method::Send {
             core.stats.chunks_in += 1;
+        }
+        if peer.transport.websocket && peer.role == Role::Foreign {
+            let refusal = (Status::FORBIDDEN, "request by WebSocket before an AUTH that succeeds");
+            return self.turn_away(key, &transit, refusal, core);
         }
         let giver = peer.giver(&transit, &core.settings);
         let first = transit.to_path().first().unwrap_or_default();
@@ -129,14 +134,15 @@ impl Peers {
                 if !MsrpUri::parse(first).is_ok_and(|uri| core.settings.is_ours(&uri)) {
                     return self.on_misaddressed(key, &transit, core);
                 }
-                named_session(first).map(SessionRef::of_wire)
+                // One of its own may have come here with it.
+                named_session(first).map(|id| peer.find_own(id).unwrap_or_else(|| SessionRef::of_wire(id)))
             }
         };
-        if method == Method::Other && !core.settings.allow_other_methods {
+        if method == Method::Other && !core.settings.methods_allow_other {
             let refusal = (Status::NOT_IMPLEMENTED, "methods.allow_other is false");
             return self.turn_away(key, &transit, refusal, core);
         }
-        if giver == Giver::Peer && core.settings.relays_must_prove && peer.is_unproven_relay(&transit) {
+        if giver == Giver::Peer && core.settings.unproven_relays_refused && peer.is_unproven_relay(&transit) {
             let refusal = (Status::FORBIDDEN, "request through a relay that has not proven its name");
             return self.turn_away(key, &transit, refusal, core);
         }
@@ -146,7 +152,7 @@ impl Peers {
         if method == Method::Auth && peer.waiting_by(session).any(|other| other.method() == Method::Auth) {
             return self.turn_away(key, &transit, (Status::BAD_REQUEST, "pipelined AUTH"), core);
         }
-        // One session's requests that are not answered must not keep those of others from being read (norm S14).
+        // Unanswered requests of one session must not keep those of others from being read (req S14).
         if method != Method::Send && peer.bound.len() > 1 && peer.waiting_by(session).count() >= WAITING_MAX {
             let refusal = (Status::TIMEOUT, "too many requests of this session wait for an answer");
             return self.turn_away(key, &transit, refusal, core);
@@ -161,7 +167,7 @@ impl Peers {
             kept: transit.cost(),
         };
         if transit.wants_answer() {
-            // Requests answered end to end wait long: they must not hold a read buffer meanwhile.
+            // Requests answered end to end wait long: they must not keep a read buffer in memory meanwhile.
             let kept = if method == Method::Send { transit.clone() } else { transit.clone().compact() };
             peer.unanswered.push(stream.sequence, session, kept);
         }
@@ -177,8 +183,8 @@ impl Peers {
         core.tell_session(session, SessionStep::Head { giver, stream, transit });
     }
 
-    /// A request for another host. A peer that sends one to us does not know what it is talking to: the
-    /// connection goes (norm C3), unless sessions live by it, which would all suffer for one frame.
+    /// A request for another host. A peer that sends one to us does not know what it is talking to: the connection ends
+    /// (req C3), unless it serves sessions, which would all suffer for one frame.
     fn on_misaddressed(&mut self, key: PeerKey, transit: &Transit, core: &mut Core) {
         let refused_requests_max = core.settings.limits.refused_requests_max;
         let Some(peer) = self.get_mut(key) else {
@@ -239,12 +245,12 @@ impl Peers {
         if !peer.is_in_use() {
             return self.close(key, CloseReason::BodyTooLong, core);
         }
-        // The frame ends like any other, and others live by the connection: the rest of it is passed over.
+        // The frame ends like any other, and others use the connection: the rest of it is skipped.
         break_off(peer, core);
         peer.update_pause(core);
     }
 
-    /// The frame is complete. Returns the AUTH for this relay that it was.
+    /// The frame is complete. Returns the AUTH for this relay, if it was one.
     pub(crate) fn on_end(&mut self, key: PeerKey, flag: Flag, core: &mut Core) -> Option<AuthRequest> {
         let peer = self.get_mut(key)?;
         let request = match mem::replace(&mut peer.receiving.frame, Incoming::Nothing) {
@@ -252,14 +258,14 @@ impl Peers {
                 core.tell_session(session, SessionStep::End { stream, flag });
                 None
             }
-            Incoming::Auth { transit, .. } => Some(AuthRequest::parse(transit)),
+            Incoming::Auth { transit, .. } => Some(AuthRequest::parse(transit, peer.transport.websocket)),
             Incoming::Nothing | Incoming::Dropped => None,
         };
         peer.recount(core);
         request
     }
 
-    /// A read has left so much of something whose rest is to come.
+    /// A read has left this many bytes of something whose rest is still to come.
     pub(crate) fn on_unfinished(&mut self, key: PeerKey, bytes: usize, core: &mut Core) {
         if let Some(peer) = self.get_mut(key) {
             peer.receiving.unfinished = bytes;
@@ -268,7 +274,7 @@ impl Peers {
         self.shed_newcomers(core);
     }
 
-    /// A response: only the transaction id says what it belongs to (norm Q2).
+    /// A response: only the transaction id says which request it answers (req Q2).
     fn on_response(&mut self, key: PeerKey, status: Status, mut transit: Transit, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -279,13 +285,14 @@ impl Peers {
             core.stats.strays_dropped += 1;
             return;
         };
+        peer.out.note_answer(core.now);
         peer.recount(core);
-        if was_full {
+        if was_full || peer.out.is_framed() {
             peer.wake(core);
         }
         if notice.method != Method::Send {
-            // Answered end to end: our URIs go the way back that they came (RFC 4976, 6.4.3).
-            // A response whose To-Path is too short keeps it: the transaction id is what counts (I5).
+            // Answered end to end: our URIs go back the way they came (RFC 4976, 6.4.3). A response whose To-Path is
+            // too short keeps it: the transaction id is what counts (I5).
             transit.moves =
                 if transit.to_path().len() > usize::from(notice.moves) { notice.moves } else { 0 };
             core.tell_peer(
@@ -297,7 +304,7 @@ impl Peers {
         }
     }
 
-    /// The next hop on this connection has refused a request or not answered it in time.
+    /// The next hop on this connection has refused a request, or not answered it in time.
     pub(super) fn fail(&mut self, key: PeerKey, failure: Failure, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -313,7 +320,7 @@ impl Peers {
     }
 }
 
-/// The limit that a head exceeds, if that is what is wrong with it.
+/// The limit that a head exceeds, if that is its defect.
 fn limit_of(defect: Defect) -> Option<Limit> {
     match defect {
         Defect::LineTooLong => Some(Limit::LineBytes),

@@ -23,7 +23,7 @@ pub(crate) enum Origin {
     Accepted { source: AddressKey },
     /// We dialled it.
     Dialled {
-        /// What is to blame if it cannot be had.
+        /// The user to blame if the connection fails.
         blamed: Option<Blamed>,
         /// It leads to another process of this relay.
         to_other_process: bool,
@@ -58,9 +58,9 @@ pub(crate) enum Phase {
     Dialling,
     /// Both sides send.
     Up,
-    /// Its peer sends no more; it is closed as soon as that has been answered.
+    /// Its peer sends no more; it closes once everything is answered.
     Ended,
-    /// No more is read; what is queued is written, if it is up.
+    /// Nothing more is read; the queue is written, if it is up.
     Closing { reason: CloseReason, is_up: bool },
 }
 
@@ -89,11 +89,11 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) frame: Incoming,
-    /// Where the last request went that named a session of ours: the next one usually goes there, too.
+    /// The session of ours that the last request named: the next one usually goes there, too.
     pub(super) last_route: Option<Box<LastRoute>>,
     /// The number of the last request.
     pub(super) sequence: u32,
-    /// Bytes received of a record, or of a piece of a frame, whose rest is awaited.
+    /// Bytes received of a TLS record, or of a part of a frame, whose rest is awaited.
     pub(super) unfinished: usize,
 }
 
@@ -110,45 +110,58 @@ pub(crate) struct Unanswered {
 pub(super) struct Credit {
     /// What its sender has used of its credit.
     pub(super) outstanding: usize,
-    /// Which of those other cores hold; they go with their core.
+    /// How many of them other cores hold; these are lost with their core.
     pub(super) lent: Loans,
 }
 
-/// Whether a connection is read from.
+/// Why and since when a connection is not read from.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     pub(super) is_on: bool,
-    /// Its user has sent too much: when it is read from again.
+    /// Its user has sent too much: the time when reading goes on.
     pub(super) throttled_until: Option<Instant>,
-    /// It is not read from since, because its bytes are not written on, though it serves several sessions.
+    /// Since when it is not read from because its bytes are not written on, while it serves several sessions.
     pub(super) held_up_since: Option<Instant>,
 }
 
-/// What the runtime has of what is to be written.
+/// What the runtime knows and has of the bytes to write.
 #[derive(Debug)]
 pub(crate) struct Writing {
-    /// The runtime has been told that there is something.
+    /// The runtime has been told that there is something to write.
     pub(crate) is_woken: bool,
     /// Bytes that are being written.
     pub(crate) bytes_in_hand: usize,
-    /// When the peer last had taken all it had been given, and whether it was given more then.
+    /// When the peer had last taken all its bytes, and whether it was given more then.
     pub(crate) last_taken: Instant,
     pub(crate) is_taking: bool,
-    /// No further request may be written until answers come; noted so that it counts once.
+    /// No further request may be written until answers come; kept so that it counts once.
     pub(super) is_table_full: bool,
 }
 
-/// Whether anybody vouches for a connection (RFC 4976, 6.1).
+impl Writing {
+    pub(super) fn idle(now: Instant) -> Self {
+        Self { is_woken: false, bytes_in_hand: 0, last_taken: now, is_taking: false, is_table_full: false }
+    }
+}
+
+impl Credit {
+    /// Whether all that came has been written or dropped, and nothing about it is in doubt.
+    pub(super) fn is_clear(&self) -> bool {
+        self.outstanding == 0 && self.lent.is_clear()
+    }
+}
+
+/// Whether a connection has proven anything (RFC 4976, 6.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
     /// Not yet. It is closed at `until`, or when too many of its requests have been refused.
     Probation { until: Instant, refusals: u32, place: Place },
-    /// It has authenticated, or a request of its was forwarded, or we dialled it. Later refusals
-    /// count, too, but only those that no session's peer would earn, and those in a row.
+    /// It has authenticated, or one of its requests was forwarded, or we dialled it. Later refusals count too, but only
+    /// successive ones, and only those that no session's peer would earn.
     Proven { strays: u32 },
 }
 
-/// What a connection is to us.
+/// The role of a connection's peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// It has not authenticated: it may be a foreign endpoint or relay.
@@ -162,11 +175,11 @@ pub(crate) enum Role {
 pub(super) enum PauseReason {
     /// The relay is about to stop.
     Stopping,
-    /// Its AUTH is being looked up: AUTHs are not pipelined.
+    /// The accounts are being asked about its AUTH: AUTHs are not pipelined.
     LookUp,
     /// It does not take its answers.
     AnswersNotTaken,
-    /// Too many of its requests wait for an answer.
+    /// Too many of its requests await an answer.
     Transactions,
     /// What it sent is not written on fast enough.
     Queue,
@@ -189,13 +202,13 @@ impl PauseReason {
 #[derive(Debug)]
 pub(super) enum Incoming {
     Nothing,
-    /// A request on its way to a session.
+    /// A request that goes to a session.
     Request {
         session: SessionRef,
         stream: StreamId,
         /// Body bytes that may still come.
         room: usize,
-        /// What its head takes while it comes in: its session and the way out may each have a copy.
+        /// Bytes that its head takes while it comes in: its session and the outgoing connection may each have a copy.
         kept: usize,
     },
     /// An AUTH for us, judged when it is complete.
@@ -203,7 +216,7 @@ pub(super) enum Incoming {
         transit: Transit,
         room: usize,
     },
-    /// Something already dealt with: what is left of it is dropped.
+    /// Something that is settled already: the rest of it is dropped.
     Dropped,
 }
 
@@ -237,7 +250,7 @@ impl Unanswered {
         let request = self.requests.remove(index)?;
         self.bytes -= request.transit.cost();
         if self.requests.is_empty() && self.requests.capacity() > UNANSWERED_ROOM_KEPT {
-            // A burst must not be remembered in memory for as long as the connection lives.
+            // A burst must not take memory for as long as the connection lives.
             self.requests = VecDeque::new();
         }
         Some(request)
@@ -248,7 +261,7 @@ impl Unanswered {
         self.bytes = 0;
     }
 
-    /// Whether a SEND waits for its response, which depends on nothing outside.
+    /// Whether a SEND awaits its response, which depends on nothing outside.
     pub(super) fn has_send(&self) -> bool {
         self.requests.iter().any(|request| request.transit.method() == Method::Send)
     }

@@ -1,7 +1,7 @@
-//! Which addresses and users this core refuses for a while, and for what.
+//! The addresses and users that this core refuses for a while, and for which offence.
 //!
-//! A ban is decided by the core that counts ([`counts`](super::counts)) and told to every core, which then refuses by
-//! itself. Invariant: the table is bounded; the oldest are forgotten first.
+//! The core that counts ([`counts`](super::counts)) decides a ban and tells every core, which then refuses by itself.
+//! Invariant: the table is bounded; the oldest bans are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::REMEMBERED_MAX;
 use super::who::{Offence, Who};
 use crate::ids::{Entropy, SecretHasher};
 
-/// Who is refused by this core for a while.
+/// The bans of this core.
 #[derive(Debug)]
 pub(crate) struct Bans {
     until: HashMap<(Who, Offence), Instant, SecretHasher>,
@@ -34,7 +34,7 @@ impl Bans {
         self.order.push_back(((who, offence), until));
     }
 
-    /// Those that hold, the oldest first.
+    /// The bans in force, the oldest first.
     pub(crate) fn all(&self, now: Instant) -> Vec<(Who, Offence, Instant)> {
         let holds = |((who, offence), until): &((Who, Offence), Instant)| {
             (*until > now && self.until.get(&(*who, *offence)) == Some(until))

@@ -1,12 +1,12 @@
-//! What all cores have of the addresses and users that this core counts, and what went wrong in a window of time.
+//! What the addresses and users counted here have on all cores, and their failures in a window of time.
 //!
-//! Each address and each user is counted by one core, which its name alone decides, so that all cores agree without a
-//! shared table. The core that owns a connection tells that core what happens, by [`CoreStep::Tally`]; the answer, if there
-//! is one, comes as a message too. None of it is on the path of a chunk. What goes wrong too often is banned for the rest
-//! of the window, on every core ([`bans`](super::bans)).
+//! One core counts each address and each user. The name alone decides which, so that all cores agree without a shared
+//! table. The core that owns a connection tells the counting core what happens, by [`CoreStep::Tally`]; an answer, if
+//! there is one, comes as a message too. None of it is on the path of a chunk. Too many failures lead to a ban for the
+//! rest of the window, on every core ([`bans`](super::bans)).
 //!
-//! Invariants: what a core has told is taken back when it dies, and told again to a core that is started again; every table
-//! is bounded. The tables' order is under a secret key: addresses and user names are chosen by strangers.
+//! Invariants: a dead core's counts are taken back, and every core counts again for a restarted one; every table is
+//! bounded. A secret key orders the tables, because strangers choose addresses and user names.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -21,13 +21,13 @@ use crate::settings::Limits;
 
 type Table<K, V> = HashMap<K, V, SecretHasher>;
 
-/// The table of what is counted here.
+/// The counts of this core.
 #[derive(Debug)]
 pub(crate) struct Quota {
     totals: Table<Who, Share>,
-    /// How many unproven connections the cores believe an address to have; one, where nothing is noted.
+    /// How many unproven connections the cores believe an address to have; one, if nothing is noted.
     told: Table<Who, u32>,
-    /// The part of each core in them, by position.
+    /// Each core's part of the counts, by position.
     parts: Vec<Table<Who, Share>>,
     failures: Table<(Who, Offence), Window>,
     /// When each window ends, oldest first; all are equally long.
@@ -51,7 +51,7 @@ impl Quota {
         }
     }
 
-    /// How many addresses and users have something now.
+    /// How many addresses and users are counted here.
     pub(crate) fn len(&self) -> usize {
         self.totals.len()
     }
@@ -66,8 +66,8 @@ impl Quota {
         self.totals.get(&who).map_or(0, |share| share.unproven)
     }
 
-    /// The same, if the cores believe something else: if it is off by more than a quarter, so that few words are needed
-    /// for many connections.
+    /// The same, if the cores believe a number that is off by more than a quarter: so few messages are enough for many
+    /// connections.
     fn news(&mut self, who: Who) -> Option<u32> {
         let now = self.unproven(who);
         let before = self.told.get(&who).copied().unwrap_or(1);
@@ -81,19 +81,19 @@ impl Quota {
         (now > 0).then_some(now)
     }
 
-    /// The cores with unproven connections of an address.
+    /// The cores that have unproven connections of an address.
     fn cores_with_newcomers(&self, who: Who) -> Vec<usize> {
         let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.unproven > 0);
         self.parts.iter().enumerate().filter(|(_, part)| has(part)).map(|(index, _)| index).collect()
     }
 
-    /// Whether all that a core knows of an address' unproven connections is one that has just come, and there are others.
+    /// Whether a core knows only one new unproven connection of an address that has others elsewhere.
     fn knows_one_of_many(&self, core: CoreId, who: Who) -> bool {
         let part = self.parts.get(usize::from(core.index)).and_then(|part| part.get(&who));
         part.is_some_and(|share| share.unproven == 1) && self.unproven(who) > 1
     }
 
-    /// The users that have something now.
+    /// The users that have something at present.
     pub(crate) fn users(&self) -> Vec<Who> {
         self.totals.keys().copied().filter(|who| matches!(who, Who::User(_))).collect()
     }
@@ -105,7 +105,7 @@ impl Quota {
         (cores.collect(), self.totals.get(&who).map_or(0, |share| share.sessions))
     }
 
-    /// One connection more; says which limit that exceeds.
+    /// Counts one more connection; returns the limit that this exceeds.
     pub(crate) fn connected(&mut self, from: CoreId, who: Who, limits: &Limits) -> Option<Limit> {
         let total = self.change(from, who, |share| {
             share.connections = share.connections.saturating_add(1);
@@ -131,7 +131,7 @@ impl Quota {
         });
     }
 
-    /// One session more, unless there are `max` already; 0 is any number.
+    /// Counts one more session, unless there are `max` already; 0 is any number.
     pub(crate) fn claim(&mut self, from: CoreId, who: Who, max: u32) -> bool {
         let have = self.totals.get(&who).map_or(0, |share| share.sessions);
         let granted = max == 0 || have < max;
@@ -145,12 +145,20 @@ impl Quota {
         self.change(from, who, |share| share.sessions = share.sessions.saturating_sub(1));
     }
 
-    /// What a core says it has takes the place of what it said before.
+    pub(crate) fn departed(&mut self, from: CoreId, who: Who, share: Share) {
+        self.change(from, who, |all| all.sub(share));
+    }
+
+    pub(crate) fn arrived(&mut self, from: CoreId, who: Who, share: Share) {
+        self.change(from, who, |all| all.add(share));
+    }
+
+    /// A core's full report replaces its earlier ones.
     pub(crate) fn restore(&mut self, from: CoreId, who: Who, all: Share) {
         self.change(from, who, |share| *share = all);
     }
 
-    /// A core is gone with all it had. Returns those of whom something is less now.
+    /// A core is gone with all it had. Returns the addresses and users that have less after it.
     fn take_part(&mut self, index: usize) -> Vec<Who> {
         let Some(part) = self.parts.get_mut(index).map(|part| part.drain().collect::<Vec<_>>()) else {
             return Vec::new();
@@ -191,7 +199,7 @@ impl Quota {
         }
     }
 
-    /// One failure more. Until when its author is banned, if it is the one too many; told once a window.
+    /// Counts one more failure. Returns until when a ban holds, if this failure is the one too many; once in a window.
     pub(crate) fn failed(
         &mut self,
         who: Who,
@@ -224,7 +232,7 @@ impl Quota {
 }
 
 impl Quota {
-    /// A core tells what has changed.
+    /// A core reports a change.
     pub(crate) fn on_tally(&mut self, from: CoreId, who: Who, tally: Tally, core: &mut Core) {
         match tally {
             Tally::Connected(peer) => {
@@ -246,11 +254,19 @@ impl Quota {
                 let granted = self.claim(from, who, core.settings.limits.sessions_per_user_max);
                 let counter = granted.then_some(core.me);
                 core.tell_peer(peer, PeerStep::Claimed { ticket, who, granted, counter });
-                // After that: the core that asked has a bucket for the user only now.
+                // After the answer: the asking core makes the user's bucket only when it gets it.
                 self.tell_share(who, core);
             }
             Tally::Released => {
                 self.released(from, who);
+                self.tell_share(who, core);
+            }
+            Tally::Departed(share) => {
+                self.departed(from, who, share);
+                self.tell_share(who, core);
+            }
+            Tally::Arrived(share) => {
+                self.arrived(from, who, share);
                 self.tell_share(who, core);
             }
             Tally::Failed { offence, culprit } => {
@@ -264,13 +280,13 @@ impl Quota {
             Tally::Restore(share) => {
                 self.restore(from, who, share);
                 self.tell_share(who, core);
-                // What it was told by the counter before this one may be out of date.
+                // The core may have older news from the counter before this one.
                 self.tell_newcomers(who, Some(from).filter(|_| share.unproven > 0), core);
             }
         }
     }
 
-    /// A core is gone: the others hear of what is less now.
+    /// A core is gone: the other cores hear which counts fell.
     pub(crate) fn forget_core(&mut self, gone: CoreId, core: &mut Core) {
         for who in self.take_part(usize::from(gone.index)) {
             self.tell_share(who, core);
@@ -278,20 +294,20 @@ impl Quota {
         }
     }
 
-    /// A rate per user holds from now on: every core hears how many sessions each user has.
+    /// A rate per user holds from here on: every core hears how many sessions each user has.
     pub(crate) fn tell_all_shares(&self, core: &mut Core) {
         for who in self.users() {
             self.tell_share(who, core);
         }
     }
 
-    /// About how many connections an address has that have proven nothing, to the cores that have some: it decides which
-    /// one makes room there. To all of them if that is news, else to `asker` alone.
+    /// Tells the cores that have unproven connections of an address about how many it has in all: that decides which
+    /// one makes room there. Tells all of them if the number is news, else `asker` alone.
     fn tell_newcomers(&mut self, who: Who, asker: Option<CoreId>, core: &mut Core) {
         let Who::Address(source) = who else {
             return;
         };
-        // A core that is alone knows it all.
+        // A single core knows everything itself.
         if core.cores.len() == 1 {
             return;
         }
@@ -307,7 +323,7 @@ impl Quota {
         }
     }
 
-    /// How many sessions a user has, to the cores that have some: they divide the user's rate.
+    /// Tells the cores that have sessions of a user how many there are: they divide the user's rate.
     fn tell_share(&self, who: Who, core: &mut Core) {
         let Who::User(user) = who else {
             return;
@@ -324,7 +340,7 @@ impl Quota {
     }
 }
 
-/// Tells the cores that count them all that this core has of those who are meant.
+/// Tells each counting core all that this core has of what it counts.
 pub(crate) fn tell_all(
     shares: impl Iterator<Item = (Who, Share)>,
     is_meant: impl Fn(&Who) -> bool,
@@ -362,7 +378,7 @@ mod tests {
         Quota::new(3, &mut Entropy::new([5; 32]))
     }
 
-    // A core is told of what others have: to within a quarter, and every time while that is one or two.
+    // A core hears what others have: to within a quarter, and every change while it is one or two.
     #[test]
     fn news_of_newcomers_are_few_and_never_far_from_the_truth() {
         let limits = Limits {
@@ -432,6 +448,27 @@ mod tests {
         assert_eq!(quota.len(), 0);
     }
 
+    // Whichever core is heard first, and if one of them dies: what it has is its own part.
+    #[test]
+    fn what_moves_is_counted_by_the_core_that_has_it() {
+        let share = Share { connections: 1, unproven: 0, sessions: 1 };
+        for arrives_first in [false, true] {
+            let (mut quota, who) = (quota(), address("192.0.2.1"));
+            quota.restore(core(0), who, share);
+            if arrives_first {
+                quota.arrived(core(1), who, share);
+                quota.departed(core(0), who, share);
+            } else {
+                quota.departed(core(0), who, share);
+                quota.arrived(core(1), who, share);
+            }
+            quota.take_part(0);
+            assert_eq!(quota.sessions(who), (vec![1], 1));
+            quota.take_part(1);
+            assert_eq!(quota.len(), 0);
+        }
+    }
+
     #[test]
     fn sessions_of_a_user_are_granted_up_to_the_limit() {
         let (mut quota, who) = (quota(), Who::User(UserKey::new("alice", "example.com")));
@@ -446,7 +483,7 @@ mod tests {
         assert_eq!(quota.take_part(2), [who]);
     }
 
-    // A ban is told once, holds to the end of its window, and another window begins with the next failure.
+    // A ban is told once and holds to the end of its window. Another window begins with the next failure.
     #[test]
     fn the_failure_that_is_one_too_many_bans_until_the_window_ends() {
         let limits = Limits { auth_failures_per_address_max: 3, ..Limits::default() };

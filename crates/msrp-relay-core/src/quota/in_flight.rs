@@ -1,23 +1,23 @@
-//! Which core holds how many of the bytes that came in by a connection.
+//! Which core holds how many of the bytes from one connection.
 //!
-//! Bytes go to the core of a session, and may go on from there to a third one; that they have is told by the one between.
+//! Bytes go to the core of a session, and may go on from there to a third core. The core between reports that.
 //!
-//! Invariants: what is lent to a core and given back by it again leaves nothing, in whatever order: bytes that pass
-//! through a third core may be given back before it is known where they are, and are fewer than none until then. When a core
-//! dies, what it had is lost, and so may be what it says that it has passed on: that is struck out as well, and comes back
-//! as too little if it had arrived after all. Too little is harmless, for nothing waits for it.
+//! Invariants: bytes lent to a core and given back leave nothing, in whatever order the reports come. Bytes that pass
+//! through a third core may be given back before it is known where they are; their number is negative until then. When
+//! a core dies, the bytes it had are lost, and possibly those that it says it has passed on. Those are struck out as
+//! well, and if they did arrive, the sum is too low. Too low is harmless, because nothing waits for it.
 
 use crate::ids::CoreId;
 
-/// The books on bytes that other cores hold.
+/// The books on the bytes that other cores hold.
 #[derive(Debug, Default)]
 pub(crate) struct Loans {
     held: Vec<(CoreId, i64)>,
-    /// Of those, the most that may have come to the second core by the first one.
+    /// Of those, the most that may have come to the second core through the first one.
     passed_on: Vec<((CoreId, CoreId), i64)>,
-    /// Of what is here, the most that may have come back by a core.
+    /// Of the bytes here, the most that may have come back through a core.
     passed_back: Vec<(CoreId, i64)>,
-    /// Something was struck out that may have arrived.
+    /// Some bytes were struck out that may have arrived.
     in_doubt: bool,
 }
 
@@ -27,7 +27,7 @@ impl Loans {
         change(&mut self.held, to, narrow(bytes));
     }
 
-    /// What a core had is at another, or here if that is `None`.
+    /// Bytes of one core are at another, or here if that is `None`.
     pub(crate) fn pass_on(&mut self, from: CoreId, to: Option<CoreId>, bytes: usize) {
         change(&mut self.held, from, -narrow(bytes));
         match to {
@@ -39,7 +39,7 @@ impl Loans {
         }
     }
 
-    /// Some of what is here has been written or dropped; so much of `outstanding` bytes in all is left.
+    /// Some bytes here were written or dropped; `outstanding` bytes are left in all.
     pub(crate) fn settle_here(&mut self, outstanding: usize) {
         if !self.passed_back.is_empty() {
             let left = self.here(outstanding);
@@ -48,7 +48,7 @@ impl Loans {
         }
     }
 
-    /// A core has given some back.
+    /// A core has given some bytes back.
     pub(crate) fn settle(&mut self, from: CoreId, bytes: usize) {
         change(&mut self.held, from, -narrow(bytes));
         if !self.passed_on.is_empty() {
@@ -62,7 +62,7 @@ impl Loans {
         }
     }
 
-    /// A core is gone: what is lost with it of `outstanding` bytes in all.
+    /// A core is gone. Returns how many of the `outstanding` bytes are lost with it.
     pub(crate) fn write_off(&mut self, gone: CoreId, outstanding: usize) -> usize {
         let here = self.here(outstanding);
         let mut lost = self.held_by(gone).max(0);
@@ -89,23 +89,28 @@ impl Loans {
         for (core, bytes) in &other.held {
             change(&mut self.held, *core, *bytes);
         }
-        for (way, bytes) in &other.passed_on {
-            change(&mut self.passed_on, *way, *bytes);
+        for (cores, bytes) in &other.passed_on {
+            change(&mut self.passed_on, *cores, *bytes);
         }
     }
 
-    /// What is neither lent nor given back.
+    /// Whether nothing stands in them.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.held.is_empty() && self.passed_on.is_empty() && self.passed_back.is_empty() && !self.in_doubt
+    }
+
+    /// Bytes that are neither lent nor given back.
     fn here(&self, outstanding: usize) -> i64 {
         (narrow(outstanding) - self.held.iter().map(|(_, bytes)| bytes).sum::<i64>()).max(0)
     }
 
-    /// What all of them have.
+    /// Bytes that all other cores have.
     #[cfg(test)]
     fn sum(&self) -> usize {
         usize::try_from(self.held.iter().map(|(_, bytes)| bytes).sum::<i64>()).unwrap_or(0)
     }
 
-    /// Whether more may be given back than is known to be out.
+    /// Whether more may be given back than the books show as lent.
     pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt || self.held.iter().any(|(_, bytes)| *bytes < 0)
     }
@@ -144,7 +149,7 @@ mod tests {
         CoreId { index, incarnation: 0 }
     }
 
-    // 100 bytes go to core 1, which hands 60 of them to core 2; that gives them back before the news is here.
+    // 100 bytes go to core 1, which hands 60 of them to core 2. Core 2 gives them back before the news arrives here.
     #[test]
     fn order_does_not_matter() {
         let mut loans = Loans::default();
@@ -160,7 +165,7 @@ mod tests {
         );
     }
 
-    // Core 1 dies: what it had, and what may have been on its way to core 2, is lost; what core 2 had by itself is not.
+    // Core 1 dies: its bytes, and those on the way to core 2, are lost; core 2's own bytes are not.
     #[test]
     fn what_was_on_its_way_from_a_core_that_dies_is_lost_with_it() {
         let mut loans = Loans::default();
@@ -169,7 +174,7 @@ mod tests {
         loans.pass_on(core(1), Some(core(2)), 60);
         loans.settle(core(2), 20);
         assert_eq!((loans.sum(), loans.write_off(core(1), 87), loans.sum()), (87, 87, 0));
-        // Given back so far that nothing of it can have come from there.
+        // So much is given back that no doubtful bytes can be left.
         loans.lend(core(1), 10);
         loans.pass_on(core(1), Some(core(2)), 10);
         loans.settle(core(2), 10);
@@ -188,14 +193,14 @@ mod tests {
         assert_eq!((all.sum(), all.write_off(core(2), 95), all.write_off(core(1), 35)), (95, 60, 35));
     }
 
-    // 50 bytes of 80 have come back here by core 1 when that dies; it is not known whether they have.
+    // 50 bytes of 80 come back here through core 1 when it dies; it is not known whether they arrived.
     #[test]
     fn what_was_on_its_way_back_is_lost_with_the_core_that_sent_it() {
         let mut loans = Loans::default();
         loans.lend(core(1), 50);
         loans.pass_on(core(1), None, 50);
         assert_eq!(loans.sum(), 0);
-        // 20 bytes have been written since: what is left here may all be from there, or nothing of it.
+        // 20 bytes were written since: the rest may all be doubtful, or none of it.
         loans.settle_here(60);
         assert_eq!(loans.write_off(core(1), 60), 50);
         loans.lend(core(1), 50);

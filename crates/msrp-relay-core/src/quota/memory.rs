@@ -1,19 +1,19 @@
 //! The memory budget: how much of what peers send all cores may hold together.
 //!
-//! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own
-//! asks another for some of what that one does not need, and gives it back when it no longer needs it.
-//! Above its allowance a core is *pressed*: it takes no new connections, and reads from each of those it
-//! has only as much as a request needs to be complete. So all go on, slowly. Connections that have proven nothing,
-//! which need no account, go before it comes to that (`Peers::shed_newcomers`).
+//! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own asks another
+//! core for some of its spare allowance, and gives it back when it no longer needs it. Above its allowance a core is
+//! *pressed*: it takes no new connections, and reads from each connection only as much as a request needs to be
+//! complete. So all go on, slowly. Before that, connections that have proven nothing are closed: they need no account
+//! (`Peers::shed_newcomers`).
 //!
-//! Two kinds are counted. *Held* bytes came in through this core's connections and have neither been written
-//! nor dropped, wherever they are queued: the other side of the senders' credit. *Kept* bytes are everything else
-//! that grows with what peers send: open transactions, requests that wait for an answer, answers and REPORTs
-//! that wait for a peer, what is being written, unfinished input, clients behind relays and their sessions. Each is
-//! counted by the core that has it in memory, see `Peer::kept`.
+//! Two kinds are counted. *Held* bytes came from this core's connections and are neither written nor dropped, wherever
+//! they are queued: they mirror the senders' credit. *Kept* bytes are everything else that grows with what peers send:
+//! open transactions, requests that await an answer, answers and REPORTs that wait for a peer, bytes being written,
+//! unfinished input, clients behind relays and their sessions. Each is counted by the core that has it in memory, see
+//! `Peer::kept`.
 //!
-//! Invariants: the allowances of all cores, and what is under way between them, are the whole; a core
-//! that dies takes its loans with it and leaves its debts to no other.
+//! Invariants: the allowances of all cores, and the loans under way between them, add up to the whole; a dying core
+//! takes its loans with it, and no other core gets its debts.
 
 use std::time::{Duration, Instant};
 
@@ -22,28 +22,28 @@ use crate::cores::Cores;
 use crate::ids::CoreId;
 use crate::message::{CoreStep, Message};
 
-/// What is worth asking for.
+/// The smallest loan worth asking for.
 const LOAN_BYTES_MIN: usize = 256 << 10;
-/// When all cores have been asked in vain, they are asked again after so long.
+/// After all cores were asked in vain, the core waits this long before it asks again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// One core's share of the budget.
 #[derive(Debug)]
 pub(crate) struct Memory {
     held: usize,
-    /// What is in memory here beside queued bytes.
+    /// Bytes in memory here beside the queued ones.
     kept: usize,
-    /// What of it came from connections that are gone, by the core that holds it.
+    /// Bytes held from connections that are gone, by the core that holds them.
     left_behind: Loans,
     base: usize,
     borrowed: Vec<(CoreId, usize)>,
     lent: Vec<(CoreId, usize)>,
     pressed: bool,
-    /// The pressure has begun; what can be given up at once is not yet.
+    /// The pressure has begun; what can be given up at once is not yet given up.
     newly: bool,
-    /// The pressure is over; those it held up are not told yet.
+    /// The pressure is over; the connections it held up do not know yet.
     relieved: bool,
-    /// Which core is asked next, by its distance from this one, and whether one has been asked.
+    /// The core to ask next, by its distance from this one, and whether a core has been asked.
     next: usize,
     asked: Option<CoreId>,
     /// When all cores had been asked in vain.
@@ -68,7 +68,7 @@ impl Memory {
         }
     }
 
-    /// The whole is another from now on; every core is told.
+    /// The whole changes; every core is told.
     pub(crate) fn resize(&mut self, whole: usize, cores: usize) {
         self.base = whole / cores.max(1);
         self.press();
@@ -96,14 +96,13 @@ impl Memory {
         self.pressed
     }
 
-    /// Bytes have come in. Returns whether that is what makes the core pressed.
+    /// Bytes have come in. Returns whether they make the core pressed.
     pub(crate) fn hold(&mut self, bytes: usize) -> bool {
         self.held += bytes;
         self.press()
     }
 
-    /// Something that took `before` bytes of memory takes `now`. Returns whether that is what makes the core
-    /// pressed.
+    /// Something that took `before` bytes of memory takes `now`. Returns whether that makes the core pressed.
     pub(crate) fn keep(&mut self, before: usize, now: usize) -> bool {
         debug_assert!(self.kept >= before, "more given back than was kept");
         self.kept = self.kept.saturating_sub(before) + now;
@@ -130,7 +129,7 @@ impl Memory {
 
     fn look(&mut self) {
         let allowance = self.allowance();
-        // Not at the very edge, or each byte would change it.
+        // Not at the very edge, or each byte would switch it.
         if self.pressed && self.used() <= allowance - allowance / 4 {
             self.pressed = false;
             self.relieved = true;
@@ -147,12 +146,12 @@ impl Memory {
         std::mem::take(&mut self.relieved)
     }
 
-    /// A connection is gone; some of what came from it is still held by other cores.
+    /// A connection is gone; other cores still hold some of its bytes.
     pub(crate) fn leave_behind(&mut self, with: &Loans) {
         self.left_behind.take_over(with);
     }
 
-    /// Some of that has been written or dropped by `holder`, or here.
+    /// `holder`, or this core, has written or dropped some of those bytes.
     pub(crate) fn free_left_behind(&mut self, holder: Option<CoreId>, bytes: usize) {
         if let Some(holder) = holder {
             self.left_behind.settle(holder, bytes);
@@ -160,12 +159,12 @@ impl Memory {
         self.free(bytes.min(self.held));
     }
 
-    /// Some of that is at another core, or here.
+    /// Some of those bytes are at another core, or here.
     pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: Option<CoreId>, bytes: usize) {
         self.left_behind.pass_on(from, to, bytes);
     }
 
-    /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
+    /// The message for another core: a request for a loan when memory gets short, the return of a loan when not.
     pub(crate) fn balance(&mut self, me: CoreId, cores: &Cores, now: Instant) -> Option<Message> {
         let allowance = self.allowance();
         if self.used() > allowance - allowance / 8 {
@@ -196,7 +195,7 @@ impl Memory {
         None
     }
 
-    /// Another core asks for a loan: half of what is not needed here.
+    /// Another core asks for a loan: it gets half of what this core does not need.
     pub(crate) fn lend(&mut self, borrower: CoreId) -> usize {
         let spare = self.allowance().saturating_sub(self.used()) / 2;
         if self.pressed || spare < LOAN_BYTES_MIN {
@@ -206,7 +205,7 @@ impl Memory {
         spare
     }
 
-    /// A loan has come, or one comes back. Returns what was not asked for.
+    /// A loan arrives, or returns. Returns the bytes that were not asked for.
     pub(crate) fn receive(&mut self, from: CoreId, bytes: usize, back: bool) -> usize {
         if back {
             take(&mut self.lent, from, bytes);
@@ -220,8 +219,7 @@ impl Memory {
         0
     }
 
-    /// A core is up, and may have missed what it was asked before. Should it answer twice, the second
-    /// loan is not taken.
+    /// A core is up, and may have missed an earlier request. If it answers twice, the second loan goes back.
     pub(crate) fn ask_again(&mut self, core: CoreId) {
         if self.asked.take_if(|lender| *lender == core).is_some() {
             self.next = 1;
@@ -253,7 +251,7 @@ fn add(list: &mut Vec<(CoreId, usize)>, core: CoreId, bytes: usize) {
     }
 }
 
-/// Takes up to `bytes` of what stands for a core; returns how many there were.
+/// Takes up to `bytes` from a core's entry; returns how many there were.
 fn take(list: &mut Vec<(CoreId, usize)>, core: CoreId, bytes: usize) -> usize {
     let Some(index) = list.iter().position(|(other, _)| *other == core) else {
         return 0;
@@ -384,7 +382,7 @@ mod tests {
         assert_eq!(budget.allowance(), 32 * MIB);
     }
 
-    // A core that was asked before it was up is asked again; whichever loan comes second goes back.
+    // A core that was asked before it was up is asked again. The second loan goes back.
     #[test]
     fn a_loan_that_was_not_asked_for_is_given_back() {
         let now = Instant::now();

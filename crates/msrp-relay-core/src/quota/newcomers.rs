@@ -1,13 +1,13 @@
 //! The connections that have proven nothing yet, in the order in which they make room for others.
 //!
-//! Room is made by the source (an [`AddressKey`]) with the most of them: a flood comes from few addresses and clients
-//! from many. Of that source's the one goes that has got least far, and of several the oldest, so that a client in the
-//! midst of its login is the last. Sources with equally many are compared by these connections of theirs.
+//! The source (an [`AddressKey`]) with the most of them makes room: a flood comes from few addresses, clients from
+//! many. Of its connections, the one at the lowest stage is closed, and of several the oldest, so that a client in the
+//! midst of its login comes last. Sources with equal numbers are compared by that connection.
 //!
-//! How many a source has is counted over all cores, by the core that counts it ([`counts`](super::counts)). That
-//! tells the others, to within a quarter; what is here is known exactly.
+//! One core counts how many a source has on all cores ([`counts`](super::counts)), and tells the others, to within a
+//! quarter. The connections of this core are known exactly.
 //!
-//! Invariants: an entry for each such connection of this core and for nothing else, so memory is bounded by
+//! Invariants: one entry for each such connection of this core and for nothing else, so memory is bounded by
 //! [`Limits::unauthenticated_per_core_max`](crate::Limits); each step costs the logarithm of their number.
 
 use core::cmp::Reverse;
@@ -16,22 +16,22 @@ use std::collections::{BTreeSet, HashMap};
 use super::who::AddressKey;
 use crate::ids::{Entropy, PeerKey, SecretHasher};
 
-/// How far a connection has got that has proven nothing yet.
+/// How far a connection that has proven nothing has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
     /// It is being closed.
     Closing,
     /// Nothing has come from it.
     Silent,
-    /// Something has: a TLS handshake has begun, or, without TLS, a head.
+    /// Some bytes have: a TLS handshake has begun, or, without TLS, a head.
     Handshake,
     /// TLS is up.
     Up,
-    /// It has sent an AUTH, or a request for a session that there is.
+    /// It has sent an AUTH, or a request for an existing session.
     Asking,
 }
 
-/// Where a connection stands.
+/// A connection's place in the order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Place {
     pub(crate) stage: Stage,
@@ -39,15 +39,15 @@ pub(crate) struct Place {
     number: u64,
 }
 
-/// What one source has here.
+/// What one source has on this core.
 #[derive(Debug, Default)]
 struct Source {
     waiting: BTreeSet<(Place, PeerKey)>,
-    /// How many it has on all cores, as far as this one was told.
+    /// How many it has on all cores, as far as this core was told.
     told: usize,
 }
 
-/// The rank of a source: the first makes room. The last part only tells equal ones apart.
+/// The rank of a source: the first one makes room. The last part only breaks ties.
 type Rank = (Reverse<usize>, Place, AddressKey);
 
 impl Source {
@@ -57,13 +57,13 @@ impl Source {
     }
 }
 
-/// Those of one core.
+/// The newcomers of one core.
 #[derive(Debug)]
 pub(crate) struct Newcomers {
     sources: HashMap<AddressKey, Source, SecretHasher>,
     order: BTreeSet<Rank>,
     count: usize,
-    /// Bytes of memory that they make us keep.
+    /// Bytes of memory that they take.
     bytes: usize,
     arrived: u64,
 }
@@ -78,12 +78,12 @@ impl Newcomers {
         self.count
     }
 
-    /// Bytes of memory that they make us keep beside the queued ones.
+    /// Bytes of memory that they take, beside the queued ones.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What one of them makes us keep was `before` bytes and is `now`.
+    /// One of them took `before` bytes and takes `now`.
     pub(crate) fn weigh(&mut self, before: usize, now: usize) {
         debug_assert!(self.bytes >= before, "more given back than was kept");
         self.bytes = self.bytes.saturating_sub(before) + now;
@@ -94,7 +94,7 @@ impl Newcomers {
         self.count + self.sources.len() + self.order.len()
     }
 
-    /// The place of a connection that comes now; to be inserted.
+    /// The place of a new connection; the caller inserts it.
     pub(crate) fn next_place(&mut self) -> Place {
         self.arrived += 1;
         Place { stage: Stage::Silent, number: self.arrived }
@@ -114,7 +114,7 @@ impl Newcomers {
         self.count -= usize::from(found);
     }
 
-    /// A connection has got to another stage. Its age stays.
+    /// A connection reaches another stage. Its age stays.
     pub(crate) fn advance(&mut self, source: AddressKey, key: PeerKey, place: &mut Place, stage: Stage) {
         let before = *place;
         place.stage = stage;
@@ -140,7 +140,7 @@ impl Newcomers {
         self.sources.get(source)?.waiting.first().map(|(_, key)| *key)
     }
 
-    /// Changes what there is of a source, and its rank with it.
+    /// Changes a source, and its rank with it.
     fn change(&mut self, source: AddressKey, change: impl FnOnce(&mut Source)) {
         let entry = self.sources.entry(source).or_default();
         if let Some(rank) = entry.rank(source) {
@@ -167,7 +167,7 @@ mod tests {
 
     struct Scene {
         newcomers: Newcomers,
-        /// Which connection is whose, under a name.
+        /// Each connection's source and place, under a name.
         all: SlotMap<PeerKey, (&'static str, AddressKey, Place)>,
     }
 
@@ -188,7 +188,7 @@ mod tests {
             self.newcomers.advance(*source, key, place, stage);
         }
 
-        /// All of them make room, one after the other.
+        /// Lets all of them make room, one after the other.
         fn order(mut self) -> Vec<&'static str> {
             let mut names = Vec::new();
             while let Some(key) = self.newcomers.least() {
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(order, ["leaves", "silent", "silent too", "shakes", "up", "client", "asks"]);
     }
 
-    // With one each, who has got least far goes, wherever it is from.
+    // With one each, the connection at the lowest stage goes, wherever it is from.
     #[test]
     fn sources_with_equally_many_are_compared_by_their_connections() {
         let mut scene = Scene::new();

@@ -1,11 +1,11 @@
-//! How many bytes a user may send in a second, over all connections of that user (norm S10).
+//! How many bytes a user may send in a second, over all connections of that user (req S10).
 //!
-//! The user's rate is divided among the user's sessions, wherever they are; the sessions on one core
-//! share one bucket. Who has sent too much is not read from until the bucket is out of debt.
+//! The user's rate is divided among the user's sessions on all cores; the sessions on one core share one bucket. A user
+//! that has sent too much is not read from until the bucket is out of debt.
 //!
-//! Invariant: a bucket exists while its user has a session on this core, and after that until it would be
-//! full again: who comes back at once finds the debt that it left. What a session does not use is
-//! not given to sessions on other cores: the rate is a bound, not a promise.
+//! Invariant: a bucket exists while its user has a session on this core, and after that until it would be full again: a
+//! user that comes back at once finds its old debt. A session's unused rate does not go to sessions on other cores: the
+//! rate is a bound, not a promise.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,15 +18,23 @@ use crate::ids::{Entropy, SecretHasher};
 pub(crate) struct Rates {
     bytes_per_second: u64,
     users: HashMap<UserKey, Bucket, SecretHasher>,
-    /// Users who have left, some of whom may be back; each once.
+    /// Users who have left, each once. Some may be back.
     left: VecDeque<UserKey>,
+}
+
+/// What one session of a user takes along to another core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    bytes: i64,
+    /// How many sessions the user has on all cores.
+    sessions: u32,
 }
 
 #[derive(Debug)]
 struct Bucket {
     sessions_here: u32,
     sessions: u32,
-    /// It stands in the list of those who have left.
+    /// The user is in the list of those who have left.
     listed: bool,
     /// Bytes that may be sent at once; below zero is debt.
     bytes: i64,
@@ -45,8 +53,8 @@ impl Rates {
         self.users.values().filter(|bucket| bucket.sessions_here > 0).count()
     }
 
-    /// Another rate holds from now on. Where there was a limit before, debts stay debts; where there was none, the
-    /// caller begins for each session that there is.
+    /// Another rate holds from here on. If there was a limit before, debts stay debts; if not, the caller begins for
+    /// each existing session.
     pub(crate) fn change(&mut self, bytes_per_second: u64) {
         if bytes_per_second == 0 {
             self.users.clear();
@@ -93,8 +101,31 @@ impl Rates {
         }
     }
 
-    /// Looks at a few of those who have left: more than can leave meanwhile, so that the list does not
-    /// grow beyond those who still have something to earn.
+    /// One of the user's sessions goes on at another core: it takes its part of what may be sent, or of the debt, along.
+    pub(crate) fn take_part(&mut self, user: UserKey, now: Instant) -> Option<Part> {
+        let bucket = self.users.get_mut(&user)?;
+        bucket.earn(self.bytes_per_second, now);
+        let bytes = bucket.bytes / i64::from(bucket.sessions_here.max(1));
+        bucket.bytes -= bytes;
+        let part = Part { bytes, sessions: bucket.sessions };
+        self.end(user, now);
+        Some(part)
+    }
+
+    /// It is here. One that was not limited where it comes from begins as any other.
+    pub(crate) fn give_part(&mut self, user: UserKey, part: Option<Part>, now: Instant) {
+        let is_known = self.users.contains_key(&user);
+        self.begin(user, now);
+        if let (Some(part), Some(bucket)) = (part, self.users.get_mut(&user)) {
+            // A bucket that begins is full.
+            let before = if is_known { bucket.bytes } else { 0 };
+            bucket.bytes = before.saturating_add(part.bytes);
+            bucket.sessions = bucket.sessions.max(part.sessions);
+        }
+    }
+
+    /// Looks at a few users who have left: more than can leave meanwhile, so that the list holds only users whose
+    /// bucket is not full.
     fn forget_the_full(&mut self, now: Instant) {
         for _ in 0..self.left.len().min(4) {
             let Some(user) = self.left.pop_front() else {
@@ -123,7 +154,7 @@ impl Rates {
         }
     }
 
-    /// The user has sent `bytes`. Until when nothing more may be read, if that was too much.
+    /// The user has sent `bytes`. If that was too much, returns until when nothing more may be read.
     pub(crate) fn spend(&mut self, user: UserKey, bytes: usize, now: Instant) -> Option<Instant> {
         let bucket = self.users.get_mut(&user)?;
         let rate = bucket.earn(self.bytes_per_second, now);
@@ -135,8 +166,8 @@ impl Rates {
 }
 
 impl Bucket {
-    /// Adds what has been earned since the last time, at this core's part of the rate, which it returns. No
-    /// more than a second's worth is saved up.
+    /// Adds what was earned since the last time, at this core's part of the rate, and returns that part. At most a
+    /// second's worth is saved up.
     fn earn(&mut self, bytes_per_second: u64, now: Instant) -> u64 {
         let here = u64::from(self.sessions_here).max(1);
         let all = u64::from(self.sessions).max(here);
@@ -164,7 +195,7 @@ mod tests {
         (rates, UserKey::new("alice", "example.com"), Instant::now())
     }
 
-    /// What a sender that sends 1000 bytes whenever it may gets through in `seconds`.
+    /// How much a sender gets through in `seconds` that sends 1000 bytes whenever it may.
     fn sent(rates: &mut Rates, user: UserKey, start: Instant, seconds: u64) -> u64 {
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
@@ -213,7 +244,7 @@ mod tests {
         assert_eq!(rates.spend(user, 10, now), None);
     }
 
-    // S10: reconnecting is no way around the rate.
+    // S10: a new connection is no way around the rate.
     #[test]
     fn who_leaves_and_comes_back_has_what_it_had() {
         let (mut rates, user, now) = rates(10_000);
@@ -230,6 +261,29 @@ mod tests {
         rates.begin(user, later);
         assert_eq!(rates.spend(user, 10_000, later), None, "it is full again");
         assert!(rates.spend(user, 1, later).is_some());
+    }
+
+    // S10: moving to another core is no way around the rate either.
+    #[test]
+    fn a_session_that_moves_takes_its_part_of_the_debt_along() {
+        let (mut here, user, now) = rates(10_000);
+        let (mut there, ..) = rates(10_000);
+        here.begin(user, now);
+        here.begin(user, now);
+        here.share(user, 2);
+        assert!(here.spend(user, 50_000, now).is_some());
+        let part = here.take_part(user, now);
+        assert_eq!(part, Some(Part { bytes: -20_000, sessions: 2 }));
+        there.give_part(user, part, now);
+        let until = [&mut here, &mut there].map(|rates| rates.spend(user, 0, now).unwrap());
+        assert!(
+            until.iter().all(|until| *until > now + Duration::from_secs(3)),
+            "half the rate, half the debt"
+        );
+        // The last one leaves nothing, and who comes back finds nothing.
+        there.give_part(user, here.take_part(user, now), now);
+        assert_eq!((here.len(), there.len()), (0, 1));
+        assert_eq!(there.users[&user].bytes, -40_000);
     }
 
     #[test]

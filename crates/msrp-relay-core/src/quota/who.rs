@@ -1,6 +1,7 @@
-//! Whose share is counted, and what is said about it between cores. Plain data.
+//! The address or user whose share is counted, and what cores say of it to each other. Plain data.
 //!
-//! An address is a source: one of IPv4, or the /56 of one of IPv6. A user is a hash: names are strangers' words.
+//! An address is a source: one IPv4 address, or the /56 network of an IPv6 one. A user is a hash: names are strangers'
+//! words.
 
 use core::net::IpAddr;
 
@@ -11,17 +12,18 @@ use msrp_proto::address::{canonical, embedded};
 use crate::ids::{LookUpTicket, PeerRef};
 use crate::limit::Limit;
 
-/// Bits of an IPv6 address that name a subscriber: providers give out a /56 (RFC 6177), in which the subscriber chooses
-/// among 256 networks at will. Where each has a /64, 256 of them are one source, like users behind one carrier's NAT.
+/// Bits of an IPv6 address that name a subscriber. Providers give out a /56 (RFC 6177), in which the subscriber chooses
+/// among 256 networks at will. Where each subscriber has a /64, 256 of them are one source, like users behind one
+/// carrier's NAT.
 const SUBSCRIBER_BITS: u32 = 56;
 
-/// An address as everything here counts it, a source: one of IPv4, or the /56 network of one of IPv6.
+/// An address as everything here counts it, a source: one IPv4 address, or the /56 network of an IPv6 one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct AddressKey(pub(super) u64);
 
 impl AddressKey {
-    /// Addresses in IPv6 clothing are what is inside, also those of a translator, behind which all of IPv4 would be one
-    /// source.
+    /// An IPv6 address that embeds an IPv4 address counts as that one. Behind a translator, all of IPv4 would be one
+    /// source otherwise.
     pub fn new(address: IpAddr) -> Self {
         let v4 = match canonical(address) {
             IpAddr::V4(address) => Some(address),
@@ -30,7 +32,7 @@ impl AddressKey {
         match (v4, address) {
             (Some(v4), _) | (None, IpAddr::V4(v4)) => Self(u64::from(u32::from(v4))),
             (None, IpAddr::V6(address)) => {
-                // IPv4 takes ::/32, in which there is no address but the loopback.
+                // IPv4 takes ::/32, in which the loopback is the only address.
                 let front = u64::try_from(u128::from(address) >> 64).unwrap_or_default();
                 Self(front & (u64::MAX << (64 - SUBSCRIBER_BITS)))
             }
@@ -49,12 +51,12 @@ impl UserKey {
         Self::half(digest.as_slice())
     }
 
-    /// A relay by its host, to share look-ups among those who ask for them.
+    /// A relay by its host, for its turn in look-ups.
     pub(crate) fn of_relay(host: &str) -> Self {
         Self::half(&of_relay(host).finalize())
     }
 
-    /// A user as clients of a relay: what others do in the user's name behind another relay does not count.
+    /// A user as a client of a relay: what others do in the user's name behind another relay does not count here.
     pub(crate) fn behind(self, host: &str) -> Self {
         Self::half(&of_relay(host).chain_update([0]).chain_update(self.0.to_be_bytes()).finalize())
     }
@@ -64,15 +66,15 @@ impl UserKey {
     }
 }
 
-/// No realm begins with that byte. Host names have no case.
+/// No realm begins with that byte. Host names are compared without case.
 fn of_relay(host: &str) -> Sha256 {
     Sha256::new().chain_update([0]).chain_update(host.to_ascii_lowercase())
 }
 
-/// Whose share is counted.
+/// The address or user whose share is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Who {
-    /// All at an address.
+    /// All peers at an address.
     Address(AddressKey),
     /// A user.
     User(UserKey),
@@ -89,44 +91,49 @@ impl Who {
     }
 }
 
-/// What can go wrong too often.
+/// A kind of failure that leads to a ban.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Offence {
     /// Credentials were wrong.
     Auth,
-    /// The same in an AUTH that came through another relay: an owner of a relay could keep users from their own
-    /// connections otherwise.
+    /// The same in an AUTH that came through another relay. Otherwise the owner of a relay could keep users from their
+    /// own connections.
     AuthBehind,
-    /// A next hop could not be connected to.
+    /// A connect to a next hop failed.
     Dial,
 }
 
-/// What a core tells the one that counts.
+/// What a core reports to the core that counts.
 #[derive(Clone, Copy, Debug)]
 pub enum Tally {
     /// A connection was accepted.
     Connected(PeerRef),
     /// It has authenticated, or had a request forwarded.
     Proven,
-    /// It is gone.
+    /// The connection is gone.
     Disconnected {
         /// Whether it had been proven.
         proven: bool,
     },
-    /// A connection asks for the first session of its own.
+    /// A connection asks for its first session.
     Claim {
         /// The connection.
         peer: PeerRef,
-        /// To be given back.
+        /// To be returned with the answer.
         ticket: LookUpTicket,
     },
-    /// It has no session any more.
+    /// A session's place is free again.
     Released,
+    /// A connection goes on at another core, with so much of what is counted. No limit is asked: nothing is more or less,
+    /// once that core has told, too.
+    Departed(Share),
+    /// It is there: told by that core.
+    Arrived(Share),
     /// Something went wrong.
     Failed {
-        /// What.
+        /// The kind.
         offence: Offence,
-        /// On whose connection, for the log.
+        /// The connection, for the log.
         culprit: PeerRef,
     },
     /// All that the core has: the counter is new and knows nothing.
@@ -188,7 +195,7 @@ mod tests {
         assert_ne!(address("2001:db8::1"), address("2001:db9::1"));
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
         assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
-        // All of IPv4 behind a translator is not one source, nor is a tunnel many.
+        // All of IPv4 behind a translator is not one source, and a tunnel is not many.
         assert_eq!(address("64:ff9b::192.0.2.1"), address("192.0.2.1"));
         assert_eq!(address("2002:c000:201:9999::1"), address("192.0.2.1"));
         assert_ne!(address("::1"), address("192.0.2.1"));
@@ -200,7 +207,7 @@ mod tests {
         assert_eq!(UserKey::new("alice", "example.com"), UserKey::new("alice", "example.com"));
     }
 
-    // Neither all at one core, nor elsewhere for others: a core that counts must not be a bottleneck for all.
+    // One core must not count for all: it would be a bottleneck.
     #[test]
     fn counting_is_spread_over_all_cores() {
         let mut counts = [[0; 4]; 2];

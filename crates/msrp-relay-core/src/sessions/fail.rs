@@ -1,6 +1,6 @@
-//! How requests fail and sessions end, and what is told of it (RFC 4976, 6.3 and 6.4.1; norms F7, F9, F10, A12).
+//! How requests fail and sessions end, and how the peers hear of it (RFC 4976, 6.3 and 6.4.1; reqs F7, F9, F10, A12).
 //!
-//! Invariant: a failure is told once: by the response that the hop before still waits for, or by a REPORT.
+//! Invariant: a failure is reported once: by the response that the hop before still awaits, or by a REPORT.
 
 use bytes::Bytes;
 
@@ -22,10 +22,10 @@ use crate::quota::who::{Tally, Who};
 use crate::reason::EndReason;
 use crate::request::{Giver, MessageId, Neighbour, Notice};
 
-/// These need the connections, too: the one that leads to a session's client may have to be opened.
+/// These handlers need the connections, too: the one that leads to a session's client may have to be opened.
 impl Relay {
-    /// A request failed after it had ended: a SEND has been answered and is followed by a REPORT,
-    /// everything else is answered now (norms F7, F9).
+    /// A request failed after it had ended. A SEND has been answered, so a REPORT follows; everything else is answered
+    /// at this point (reqs F7, F9).
     pub(crate) fn on_failed(&mut self, notice: &Notice, status: Status) {
         if notice.method != Method::Send {
             let sequence = notice.stream.sequence;
@@ -57,15 +57,15 @@ impl Relay {
     }
 }
 
-/// Which way a REPORT goes back.
+/// The direction in which a REPORT goes back.
 pub(crate) enum Back {
     Inside,
     Outside(Neighbour),
 }
 
 impl Sessions {
-    /// The hop after a session refuses a request that is still coming in: it is stopped here, and
-    /// the hop before is told by the response it still waits for (norm F7).
+    /// The hop after a session refuses a request that is still coming in. The session stops it, and answers the hop
+    /// before with the response that hop still awaits (req F7).
     pub(crate) fn on_broken(&mut self, this: SessionRef, stream: StreamId, status: Status, core: &mut Core) {
         if let Some(running) = self.get_mut(this).and_then(|session| session.take_running(stream)) {
             let message = running.transit.head.message_id(&running.transit.bytes).map(MessageId::new);
@@ -80,9 +80,8 @@ impl Sessions {
         }
     }
 
-    /// A connection that serves several sessions is held up. If it is what this session leads to that takes
-    /// nothing, what waits for it from there is refused: one slow receiver must not stop the others (norm
-    /// S14).
+    /// A connection with several sessions is held up. If this session's receiver takes nothing, what waits for it from
+    /// that connection is refused: one slow receiver must not stop the others (req S14).
     pub(crate) fn on_relieve(
         &mut self,
         this: SessionRef,
@@ -107,7 +106,7 @@ impl Sessions {
         }
     }
 
-    /// The next hop wants no more of a message: the rest of it is refused here.
+    /// The next hop wants no more of a message: the session refuses the rest of it.
     fn note_stopped(&mut self, notice: &Notice, status: Status, core: &mut Core) {
         if status == Status::STOP
             && let (Some(session), Some(message)) = (self.get_mut(notice.session), &notice.message_id)
@@ -117,7 +116,7 @@ impl Sessions {
         }
     }
 
-    /// The way back for a REPORT, if one is wanted and there is a way (norm F9).
+    /// The way back for a REPORT, if the sender wants one and there is a way (req F9).
     fn wants_report(&self, notice: &Notice) -> Option<Back> {
         let session = self.get(notice.session)?;
         notice.message_id.as_ref().filter(|_| notice.failure_report != FailureReport::No)?;
@@ -128,12 +127,12 @@ impl Sessions {
         }
     }
 
-    /// Sends a failure REPORT the way the SEND came (norm F9).
+    /// Sends a failure REPORT the way the SEND came (req F9).
     fn report(&self, notice: &Notice, status: Status, back: Neighbour, core: &mut Core) {
         let (Some(session), Some(message_id)) = (self.get(notice.session), &notice.message_id) else {
             return;
         };
-        // Through another session of this relay the REPORT makes one hop more, within the process.
+        // Through another session of this relay the REPORT makes one more hop, within the process.
         let report_to = Path::new(&notice.report_to);
         let mut from_path = Vec::with_capacity(256);
         let to_path = match (back, report_to.first()) {
@@ -165,12 +164,13 @@ impl Sessions {
         }
     }
 
-    /// The client is gone, and with it the session (norm A10).
+    /// The client is gone, and its session with it (req A10).
     pub(crate) fn on_inner_lost(&mut self, this: SessionRef, reason: EndReason, core: &mut Core) {
         let Some(session) = self.remove(this) else {
             return;
         };
         core.stats.sessions_closed += 1;
+        core.tell_of_end(&session);
         core.keep(session.weight, 0);
         core.effects.event(Event::SessionClosed { session: Box::new(session.view(core.now)), reason });
         for running in &session.running {
@@ -213,9 +213,10 @@ impl Sessions {
         }
     }
 
-    /// A relay further on has refused the credentials of an AUTH that this session's client had us forward. Who does that too
-    /// often is as one who guesses at us (RFC 4976, 6.3; norm A13); only time forgives it, for there may be relays that
-    /// accept everything. Behind another relay the client has to wait: the connection is not its own.
+    /// A relay beyond this one refused the credentials of an AUTH that we forwarded for this session's client. A client
+    /// that causes this too often is treated like one that guesses here (RFC 4976, 6.3; req A13). Only time clears the
+    /// count, because there may be relays that accept everything. Behind another relay the client has to wait: the
+    /// connection is not its own.
     pub(crate) fn on_guess(&mut self, this: SessionRef, core: &mut Core) {
         let (now, window) = (core.now, core.settings.limits.failure_window);
         let max_attempts = core.settings.max_attempts;
@@ -239,7 +240,7 @@ impl Sessions {
         }
     }
 
-    /// The sessions' part of a core's death.
+    /// What sessions do when a core dies.
     pub(crate) fn forget_core(&self, gone: CoreId, core: &mut Core) {
         for session in self.table.values() {
             let me = core.me;
@@ -247,7 +248,7 @@ impl Sessions {
                 let status = Status::NO_SESSION;
                 core.tell_session(session.me, SessionStep::NeighbourLost { neighbour, was_up: true, status });
             }
-            // What would have answered is gone too.
+            // What would have answered is gone, too.
             let lost_outside = session.outer_side().is_some_and(|side| side.core() == gone);
             let lost_inside = session.inner(me).is_some_and(|peer| peer.core == gone);
             for (inside, lost) in [(true, lost_outside), (false, lost_inside)] {

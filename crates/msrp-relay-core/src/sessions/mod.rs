@@ -1,15 +1,15 @@
-//! The sessions of one core: what AUTH made, a URI each that leads to one client, or two while a client replaces the old
-//! one before that expires.
+//! The sessions of one core. An AUTH made each of them. Each has one URI that leads to its client, or two while the
+//! client replaces the old one before it expires.
 //!
-//! A session lives on one core, and all its decisions are taken there: in [`route`], who may use the URI, what the first
-//! request from either side binds it to, where a request goes next; in [`fail`], what is told of a failure. Here is the
-//! table. Handlers touch it and the context; those that also need the connections are [`route`]'s.
+//! A session lives on one core at any time (see `meet` for the one way in which it moves), and all its decisions are
+//! taken there: in [`route`], who may use the URI, what the first request from either side binds it to, where a
+//! request goes next; in [`fail`], what is told of a failure. Here is the table. Handlers touch it and the context;
+//! those that also need the connections are `impl Relay` in [`route`] and [`fail`].
 //!
 //! Its client is at the other end of one connection, or behind a relay that has proven its name: then any connection
-//! with that relay leads to the client (norm A10).
+//! with that relay leads to the client (req A10).
 //!
-//! Invariants: no session without [`Verified`]; a session that has expired is over once no
-//! transaction can be open that went through it.
+//! Invariants: no session without [`Verified`]; an expired session ends once no transaction through it can be open.
 
 pub(crate) mod fail;
 pub(crate) mod next_hop;
@@ -23,44 +23,59 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use msrp_proto::digest::Verified;
+use msrp_proto::status::Status;
 use msrp_proto::uri::{MsrpUri, Path};
 
 use crate::core::Core;
-use crate::ids::{Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
+use crate::ids::{CoreId, Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
 use crate::limit::Limit;
-use crate::message::{PeerStep, SessionStep};
+use crate::meet::Progress;
+use crate::message::{CoreStep, PeerStep, SessionStep};
 use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
-pub(crate) use session::NewUri;
+use next_hop::Refusal;
 use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session};
+pub(crate) use session::{NewUri, Validity};
 
-/// What a session needs to be opened.
+/// What opening a session needs.
 pub(crate) struct NewSession {
     /// The connection that its AUTH came by.
     pub(crate) peer: PeerRef,
-    /// Whether that leads to a relay which has proven its name, and only beyond it to the client.
+    /// Whether the peer of that connection is a relay that has proven its name, and the client is beyond it.
     pub(crate) through_relay: bool,
     pub(crate) verified: Arc<Verified>,
-    /// The user among whose sessions it counts, where the connection does not.
+    /// The user among whose sessions it counts, if the connection does not count.
     pub(crate) counted: Option<UserKey>,
 }
 
-/// The table of sessions. Ids are bearer secrets: how they spread in the table must not be guessable (norm S4).
+/// The table of sessions. Ids are bearer secrets: their places in the table must not be guessable (req S4).
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: SlotMap<SessionKey, Session>,
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
-    /// When sessions that expire are over.
+    /// When expired sessions end.
     ending: BTreeSet<(Instant, SessionKey)>,
     /// Bytes of memory that count against the budget.
     kept: usize,
+    /// Sessions opened here that live on another core: as many as connections there.
+    departed: HashMap<SessionId, Departed, SecretHasher>,
+}
+
+/// What the home of a session that has moved knows of it.
+#[derive(Debug)]
+struct Departed {
+    /// Where it is.
+    core: CoreId,
+    /// Its URIs.
+    uris: Vec<OwnUri>,
 }
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0 }
+        let departed = HashMap::with_hasher(SecretHasher::new(entropy));
+        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0, departed }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -81,7 +96,11 @@ impl Sessions {
         self.by_id.get(&session.id).and_then(|key| self.table.get(*key))
     }
 
-    fn get_mut(&mut self, session: SessionRef) -> Option<&mut Session> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.table.values_mut()
+    }
+
+    pub(crate) fn get_mut(&mut self, session: SessionRef) -> Option<&mut Session> {
         self.by_id.get(&session.id).and_then(|key| self.table.get_mut(*key))
     }
 
@@ -89,27 +108,28 @@ impl Sessions {
         self.by_id.contains_key(&session.id)
     }
 
-    /// Which URI of a session has this session-id, if one that is live has it.
+    /// The URI of a session that has this session-id, if it is live.
     pub(crate) fn live_uri(&self, session: SessionRef, session_id: &str, now: Instant) -> Option<UriId> {
         let mut uris = self.get(session)?.uris();
         uris.find(|own| own.id.as_str() == session_id && !own.is_expired(now)).map(|own| own.id)
     }
 
-    /// How many live URIs a session has.
-    pub(crate) fn live_uris(&self, session: SessionRef, now: Instant) -> usize {
-        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_expired(now)).count())
+    /// How many URIs a session has that its client may count on.
+    pub(crate) fn uris_in_use(&self, session: SessionRef, now: Instant) -> usize {
+        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_outlived(now)).count())
     }
 
     pub(crate) fn is_live(&self, session: SessionRef, now: Instant) -> bool {
         self.get(session).is_some_and(|session| !session.is_expired(now))
     }
 
-    /// Whose session it is.
+    /// The user who owns a session.
     fn user_of(&self, session: SessionRef) -> Option<UserKey> {
         self.get(session).map(Session::user_key)
     }
 
-    /// In whose turn names are looked up and next hops dialled for it: the user's, or, behind a relay, the user's there.
+    /// In whose turn its names are looked up and its next hops dialled: the user's, or, behind a relay, the user's
+    /// there.
     fn in_turn_of(&self, session: SessionRef) -> Option<Who> {
         let session = self.get(session)?;
         let user = session.user_key();
@@ -119,18 +139,18 @@ impl Sessions {
         Some(Who::User(relay.map_or(user, |relay| user.behind(relay.host_str()))))
     }
 
-    /// Bytes of memory that the sessions take which are bounded by no number of connections.
+    /// Bytes of memory of the sessions that no number of connections bounds.
     pub(crate) fn kept(&self) -> usize {
         self.kept
     }
 
-    /// What of sessions counts among their users' by itself.
+    /// What sessions themselves contribute to their users' counts.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
         let counted = self.table.values().filter_map(|session| session.counted);
         counted.map(|user| (Who::User(user), Share { connections: 0, unproven: 0, sessions: 1 }))
     }
 
-    /// When the first session is over.
+    /// When the next session ends.
     pub(crate) fn next_ending(&self) -> Option<Instant> {
         self.ending.first().map(|(at, _)| *at)
     }
@@ -162,6 +182,7 @@ impl Sessions {
             blocked_until: None,
             verified: new.verified,
             counted: new.counted,
+            progress: Progress::None,
             opened: core.now,
             running: Vec::new(),
             bytes: [0, 0],
@@ -169,33 +190,102 @@ impl Sessions {
             stopped: VecDeque::new(),
             weight: 0,
         };
-        let key = self.table.insert(session);
-        self.by_id.insert(id, key);
-        self.recount(me, core);
-        self.note_ending(key);
+        self.insert(session, core);
         core.stats.sessions_opened += 1;
         (me, granted)
+    }
+
+    /// One more, new or from another core.
+    pub(crate) fn insert(&mut self, session: Session, core: &mut Core) {
+        let me = session.me;
+        let key = self.table.insert(session);
+        self.by_id.insert(me.id, key);
+        self.recount(me, core);
+        self.note_ending(key);
+    }
+
+    /// A session goes on at another core. Its URIs lead here for as long as it lives.
+    pub(crate) fn depart(&mut self, session: SessionRef, to: CoreId) -> Option<Session> {
+        let session = self.remove(session)?;
+        let uris = session.uris().cloned().collect();
+        self.departed.insert(session.me.id, Departed { core: to, uris });
+        Some(session)
+    }
+
+    /// How many have gone to other cores and are not over.
+    pub(crate) fn departed_len(&self) -> usize {
+        self.departed.len()
+    }
+
+    /// Where a session with such an id went.
+    pub(crate) fn find_departed(&self, beginning: &str) -> Option<CoreId> {
+        let is_called =
+            |departed: &&Departed| departed.uris.iter().any(|own| own.id.as_str().starts_with(beginning));
+        self.departed.values().find(is_called).map(|departed| departed.core)
+    }
+
+    pub(crate) fn forget_departed(&mut self, session: SessionId) {
+        self.departed.remove(&session);
+    }
+
+    /// A session that has gone tells which URIs it has by now.
+    pub(crate) fn rename_departed(&mut self, session: SessionId, uris: Vec<OwnUri>) {
+        if let Some(departed) = self.departed.get_mut(&session) {
+            departed.uris = uris;
+        }
+    }
+
+    /// The home of a session that has moved answers for its URIs, and has to know them.
+    fn tell_home(&self, session: SessionRef, core: &mut Core) {
+        let home = session.id.home();
+        if home != core.me
+            && let Some(session) = self.get(session)
+        {
+            let uris = session.uris().cloned().collect();
+            core.tell_core(home, CoreStep::Renamed { session: session.me.id, uris });
+        }
+    }
+
+    pub(crate) fn forget_departed_to(&mut self, gone: CoreId) {
+        self.departed.retain(|_, departed| departed.core != gone);
+    }
+
+    /// Why a request for a session that is not here is refused. One that has moved is bound: it is as if it were asked
+    /// (RFC 4975, 5.4).
+    pub(super) fn refusal_of_absent(&self, session: SessionRef, to_path: Path<'_>, now: Instant) -> Refusal {
+        let absent = (Status::NO_SESSION, "no such session");
+        let Some(departed) = self.departed.get(&session.id) else {
+            return absent;
+        };
+        let named = to_path.first().and_then(|uri| departed.uris.iter().find(|own| own.is_named_by(uri)));
+        let is_live = named.is_some_and(|own| !own.is_expired(now));
+        match is_live && departed.uris.iter().any(|own| own.leads_inside(to_path.after(1))) {
+            true => (Status::SESSION_IN_USE, "bound to another session, on another core"),
+            false => absent,
+        }
     }
 
     /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.
     pub(crate) fn prolong(
         &mut self,
         session: SessionRef,
-        uri: UriId,
-        expires: Option<Instant>,
+        (uri, valid): (UriId, Validity),
+        core: &mut Core,
     ) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
         let own = self.table.get_mut(key).and_then(|session| session.uris_mut().find(|own| own.id == uri));
         let prolonged = own.map(|own| {
-            own.expires = expires;
+            own.valid = valid;
             Arc::clone(&own.uri)
         });
         self.note_ending(key);
+        self.tell_home(session, core);
         prolonged
     }
 
-    /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
+    /// Grants a session another URI, beside the one it has until that expires, or until what its client was told about it is
+    /// over and another one comes. Returns the new one.
     pub(crate) fn renew(&mut self, session: SessionRef, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
@@ -203,8 +293,8 @@ impl Sessions {
             let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.me.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
-                // One that was prolonged may be the oldest, and live.
-                let expired = session.earlier.iter().position(|own| own.is_expired(core.now));
+                // A prolonged URI may be the oldest and still live.
+                let expired = session.earlier.iter().position(|own| own.is_outlived(core.now));
                 session.earlier.remove(expired.unwrap_or_default());
             }
             session.earlier.push(before);
@@ -212,10 +302,11 @@ impl Sessions {
         });
         self.recount(session, core);
         self.note_ending(key);
+        self.tell_home(session, core);
         renewed
     }
 
-    /// Those that are not counted by a client's connection, and began uncounted, count from now on.
+    /// Sessions that began uncounted, and whose connection does not count, count from here on.
     pub(crate) fn count_all(&mut self) {
         for session in self.table.values_mut().filter(|session| session.client().is_none()) {
             let user = session.user_key();
@@ -223,7 +314,7 @@ impl Sessions {
         }
     }
 
-    /// Sessions that expired so long ago that nothing of theirs can be under way end (norm A12).
+    /// Ends sessions that expired so long ago that none of their requests can be under way (req A12).
     pub(crate) fn end_expired(&mut self, core: &mut Core) {
         while let Some((_, key)) = self.ending.first().copied().filter(|(at, _)| *at <= core.now) {
             self.forget_ending(key);
@@ -233,8 +324,8 @@ impl Sessions {
         }
     }
 
-    /// An operator ends a session, with its client's connection and all that lives by it. A connection with a relay
-    /// serves others, too: it stays.
+    /// An operator ends a session, with its client's connection and all that connection's sessions. A connection with a
+    /// relay serves others, too: it stays.
     pub(crate) fn on_operator_closes(&self, key: SessionKey, core: &mut Core) {
         let Some(session) = self.table.get(key) else {
             return;
@@ -268,7 +359,7 @@ impl Sessions {
         }
     }
 
-    /// Tells the memory budget what a session takes by now, where something has been asked of it or told to it.
+    /// Tells the memory budget what a session takes, after a request through it or a message to it.
     fn recount(&mut self, session: SessionRef, core: &mut Core) {
         let Some(session) = self.get_mut(session) else {
             return;

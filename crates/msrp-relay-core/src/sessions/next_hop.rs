@@ -1,4 +1,4 @@
-//! What the settings say of a next hop: whether it is this relay, whether it may be dialled, and where.
+//! What the settings say of a next hop: whether it is this relay, whether and where it may be dialled.
 
 use msrp_proto::srv::PORT_DEFAULT;
 use msrp_proto::status::Status;
@@ -8,18 +8,19 @@ use crate::api::Target;
 use crate::peers::peer::named_session;
 use crate::settings::Settings;
 
-/// A refusal: the code, and why, for the log.
+/// A refusal: the code, and the reason for the log.
 pub(super) type Refusal = (Status, &'static str);
 
 impl Settings {
-    /// Whether a URI of the same relay may be of the same session: of this relay's, in whatever process, the ids tell.
+    /// Whether another URI of the same relay may belong to the same session. For URIs of this relay, in any of its
+    /// processes, the ids decide.
     pub(super) fn may_be_renewed(&self, known: &[u8], uri: &[u8]) -> bool {
         let is_ours = MsrpUri::parse(uri).is_ok_and(|uri| self.is_ours(&uri));
         !is_ours || named_session(known) == named_session(uri)
     }
 
-    /// Where to dial for a next hop; a hop that cannot be dialled is like one that does not answer:
-    /// the client learns nothing about the network from the difference.
+    /// Where to dial for a next hop. A hop that may not be dialled gets the code of one that does not answer: the
+    /// client learns nothing about the network from the difference.
     pub(super) fn target(&self, uri: &MsrpUri<'_>, relay: bool) -> Result<Target, Refusal> {
         let port = uri.port().ok_or((Status::TIMEOUT, "next hop without a port"))?;
         if !uri.transport().eq_ignore_ascii_case("tcp") {
@@ -28,7 +29,7 @@ impl Settings {
         if relay && !self.admits(uri.host_str()) {
             return Err((Status::TIMEOUT, "relay that is not in outbound.relays"));
         }
-        if !uri.is_secure() && !self.dial_plain {
+        if !uri.is_secure() && !self.outbound_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
         let (secure, host) = (uri.is_secure(), uri.host_str().to_owned());

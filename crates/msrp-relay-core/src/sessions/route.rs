@@ -1,8 +1,8 @@
 //! Where a request goes: who may use a URI, what the first request from either side binds it to, and the
-//! next hop (RFC 4976, 6.4; RFC 4975, 5.4; norms F1, F3 to F5).
+//! next hop (RFC 4976, 6.4; RFC 4975, 5.4; reqs F1, F3 to F5).
 //!
-//! These handlers need two tables at once, so they are the relay's own: a session decides, and the connection that the
-//! request leaves by may have to be found or opened before the next step can be addressed to it.
+//! These handlers need two tables at once, so they are methods of the relay: a session decides, and the outgoing
+//! connection may have to be found or opened before the next step can be addressed to it.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl Relay {
                 if let Giver::Session(before) = giver
                     && !self.sessions.is_linked(this, before)
                 {
-                    // It believes to be bound to us: it is free to be bound elsewhere.
+                    // The other session believes that it is bound to this one: that frees it for another.
                     let neighbour = Neighbour::Session(this);
                     self.core.tell_session(
                         before,
@@ -100,7 +100,7 @@ impl Relay {
         }
     }
 
-    /// Decides whether a request may pass and where it goes (norms F1, F3, F4, F5).
+    /// Decides whether a request may pass and where it goes (reqs F1, F3, F4, F5).
     fn route(
         &mut self,
         this: SessionRef,
@@ -109,17 +109,19 @@ impl Relay {
         transit: &Transit,
     ) -> Result<(Neighbour, bool), Refusal> {
         let now = self.core.now;
-        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
+        let Some(session) = self.sessions.get_mut(this) else {
+            return Err(self.sessions.refusal_of_absent(this, to_path, now));
+        };
         let named = to_path.first().and_then(|uri| session.named_by(uri));
         let own = named
             .ok_or((Status::NO_SESSION, "session id under another address, or of a URI that is over"))?;
-        // What was sent before may still be reported (norm A12): until the session is over, that is.
+        // Bytes sent earlier may still be reported (req A12), until the session ends.
         if own.is_expired(now) && transit.method() != Method::Report {
             return Err((Status::NO_SESSION, "session expired"));
         }
-        let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
-        // Seldom: most paths need not be looked into for that.
+        let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "no next hop in the path"))?;
+        // Rare: most paths need no closer look.
         if memmem::find(to_path.after(1).as_bytes(), this.id.prefix().as_bytes()).is_some()
             && to_path.after(1).uris().any(|uri| named_session(uri) == Some(this.id))
         {
@@ -134,8 +136,8 @@ impl Relay {
         }
         if from_inner {
             if session.client().is_none() {
-                let way = RelayConnection { inside: true, peer: stream.peer };
-                session.take_relay_connection(way, transit, &mut self.core);
+                let entrance = RelayConnection { inside: true, peer: stream.peer };
+                session.take_relay_connection(entrance, transit, &mut self.core);
             }
             let next = match transit.method() {
                 Method::Auth => self.reach_next_relay(this, next)?,
@@ -153,8 +155,8 @@ impl Relay {
         Ok((Neighbour::Peer(self.reach_inside(this)?), true))
     }
 
-    /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
-    /// present, one is opened: the URI is good for any (norm A10).
+    /// The connection that leads to a session's client. If it leads through a relay that has no connection with us at
+    /// present, one is opened: the URI is good for any (req A10).
     pub(super) fn reach_inside(&mut self, this: SessionRef) -> Result<PeerRef, Refusal> {
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         if let Some(peer) = session.inner(self.core.me) {
@@ -164,15 +166,15 @@ impl Relay {
         let nearest = Path::new(&path).first().unwrap_or_default();
         let uri = MsrpUri::parse(nearest).map_err(|_| (Status::NO_SESSION, "the way back is no URI"))?;
         let target = self.core.settings.target(&uri, true)?;
-        // Any connection with that relay will do (norm A10); many a relay cannot be called.
+        // Any connection with that relay will do (req A10), and many a relay cannot be called.
         let known = self.peers.with_relay_of(nearest).map(|peer| peer.me);
         let peer = match known {
             Some(peer) => {
-                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+                let chunk_max = self.core.settings.max_chunk.of_uri(nearest);
                 self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
                 peer
             }
-            // Its user is not to blame for what is written to the client.
+            // The session's user is not to blame for what others write to the client.
             None => self.dial(this, target, None)?,
         };
         if let Some(session) = self.sessions.get_mut(this) {
@@ -181,14 +183,15 @@ impl Relay {
         Ok(peer)
     }
 
-    /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
-    /// afterwards may go by the same connection, or elsewhere.
+    /// The client asks a relay beyond this one for a session, through this one (req A16). That binds nothing: its
+    /// later requests may go by the same connection, or elsewhere.
     fn reach_next_relay(&mut self, this: SessionRef, next: &[u8]) -> Result<Neighbour, Refusal> {
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         if session.blocked_until.is_some_and(|until| self.core.now < until) {
             return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
         }
-        // Credentials are for who has proven to be that relay: what has bound the session may only say so.
+        // Credentials go only to a peer that has proven to be that relay. The neighbour that bound the session may only
+        // claim to be.
         let has_proven = |peer: &PeerRef| {
             peer.core == self.core.me
                 && self.peers.get(peer.key).is_some_and(|peer| peer.leads_to_relay_of(next))
@@ -228,20 +231,20 @@ impl Relay {
         Ok(Neighbour::Peer(peer))
     }
 
-    /// The client sends: to what the session is bound to, or, if to nothing yet, wherever the next
-    /// URI leads: another session of this relay, or out.
+    /// The client sends: to the neighbour that the session is bound to, or, if to none yet, wherever the next URI
+    /// leads: another session of this relay, or out.
     fn bind_outward(&mut self, this: SessionRef, next: &[u8], beyond: bool) -> Result<Neighbour, Refusal> {
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let core = &self.core;
         match &mut session.outer {
             OuterSide::Bound { to, known } if known.contain(next) => return Ok(*to),
-            // Another URI of the session it is bound to, if that one agrees.
+            // Another URI of the session that it is bound to, if that session agrees.
             OuterSide::Bound { to: Neighbour::Session(other), .. }
                 if named_session(next) == Some(other.id) =>
             {
                 return Ok(Neighbour::Session(*other));
             }
-            // The client behind that relay may have replaced its URI there: whether it has, that relay knows.
+            // The client behind that relay may have replaced its URI there: only that relay knows.
             OuterSide::Bound { to: Neighbour::Peer(peer), known }
                 if beyond
                     && known.are_of_relay_of(next)
@@ -273,7 +276,7 @@ impl Relay {
                 self.core.count_link(other.core);
                 Neighbour::Session(other)
             } else if self.core.cores.is_of_other_process(other.core) {
-                // It is this relay: whom else the operator wants to deal with does not matter.
+                // It is this relay: the operator's list of relays does not matter.
                 let target = Target {
                     relay: beyond,
                     other_process: Some(other.core),
@@ -294,7 +297,7 @@ impl Relay {
         Ok(to)
     }
 
-    /// A request for the client: the first one to send it is the session's outer side for good.
+    /// A request for the client: the first peer that sends one is the session's outer side for good.
     fn bind_inward(
         &mut self,
         this: SessionRef,
@@ -310,7 +313,7 @@ impl Relay {
             return Ok(());
         }
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
-        // A relay that has proven its name is the same on any connection.
+        // A relay that has proven its name is the same one on any connection.
         let is_relay = |known: &OuterUris| {
             giver == Giver::Relay
                 && transit.received_from_path().first().is_some_and(|from| known.contain(from))
@@ -339,7 +342,7 @@ impl Relay {
             OuterSide::Lost { known } if is_relay(known) => {}
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound if transit.method() == Method::Report => {
-                return Err((Status::NO_SESSION, "REPORT for nobody"));
+                return Err((Status::NO_SESSION, "REPORT without a next hop"));
             }
             OuterSide::Unbound => {}
         }
@@ -349,7 +352,7 @@ impl Relay {
         let is_used = matches!(from, Neighbour::Peer(peer) if session.uses(peer));
         session.bind(from, Arc::from(previous));
         if let Neighbour::Peer(peer) = from {
-            let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
+            let chunk_max = self.core.settings.max_chunk.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_used {
                 self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
@@ -358,10 +361,10 @@ impl Relay {
         Ok(())
     }
 
-    /// The far end that we are dialling has come to us instead: both ends believe that they are the
-    /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
-    /// for the dial goes out over the connection that is there; but what waits for a relay to prove its name goes to who
-    /// has proven it, and a comer who has not is one more way to the same relay, as far as it is believed.
+    /// The far end that we are dialling has come to us instead: both ends believe that they are the active one (norm
+    /// T9), and two crossing first requests of one pair are one link. Requests that wait for the dial go out over the
+    /// new connection. But requests that wait for a relay to prove its name go only to a peer that has proven it; any
+    /// other peer that comes is one more connection with the same relay, as far as it is believed.
     fn take_over_dial(&mut self, this: SessionRef, giver: Giver, comer: PeerRef, transit: &Transit) -> bool {
         let Some(session) = self.sessions.get_mut(this) else {
             return false;
@@ -397,7 +400,7 @@ impl Relay {
             running.next = Neighbour::Peer(comer);
         }
         let queued = dial.out.release();
-        let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
+        let chunk_max = self.core.settings.max_chunk.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
         self.core.tell_peer(comer, PeerStep::Bind { session: this, chunk_max });
@@ -411,7 +414,7 @@ impl Relay {
         true
     }
 
-    /// Opens a connection for a session. If it cannot be had, `user` is to blame.
+    /// Opens a connection for a session. If that fails, `user` is to blame.
     fn dial(
         &mut self,
         session: SessionRef,
@@ -425,15 +428,15 @@ impl Relay {
         }
         let client = self.sessions.get(session).and_then(|session| session.inner(core.me));
         let blamed = user.map(|user| Blamed { user, client });
-        // A request to a client behind a relay that has to be called takes no turn of that client's user.
+        // A request to a client behind a relay that has to be called uses no turn of that client's user.
         let who = user.and_then(|_| self.sessions.in_turn_of(session));
         let who = who.unwrap_or_else(|| Who::User(UserKey::of_relay(&target.host)));
         let dialled = self.peers.dial(session, target, (blamed, who), core);
         dialled.map_err(|_| (Status::TIMEOUT, "too many connections"))
     }
 
-    /// Bytes of a request go to wherever a session sends them; the core that received them keeps book.
-    fn lend(&mut self, stream: StreamId, to: CoreId, bytes: usize) {
+    /// Bytes of a request go where a session sends them. The core that received them keeps the books.
+    pub(crate) fn lend(&mut self, stream: StreamId, to: CoreId, bytes: usize) {
         let me = self.core.me;
         if stream.peer.core == me {
             if let Some(peer) = self.peers.get_mut(stream.peer.key) {
@@ -446,7 +449,7 @@ impl Relay {
 }
 
 impl Sessions {
-    /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
+    /// The end of a request: passed on, and a SEND answered to the hop before (req F6).
     pub(crate) fn on_end(&mut self, this: SessionRef, stream: StreamId, flag: Flag, core: &mut Core) {
         let running = self.get_mut(this).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
@@ -466,7 +469,7 @@ impl Sessions {
                 PeerStep::Answer { sequence: stream.sequence, status: answered.then_some(Status::OK) },
             );
         } else if flag == Flag::Aborted {
-            // The far end will not answer what was never complete.
+            // The far end will not answer a request that was never complete.
             core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status: None });
         }
     }

@@ -1,8 +1,8 @@
 //! One session: the URIs of a client, what its two sides are bound to, what runs through it.
 //!
-//! Invariants: at most one request of each connection runs through it; once bound, its outer side never becomes another's,
-//! but a relay that has proven its name is the same on whatever connection it comes; a failure is told once.
-//! RFC 4976, 6.3 and 6.4; RFC 4975, 5.4.
+//! Invariants: at most one request of each connection runs through it; once bound, its outer side never becomes
+//! another's, except that a relay that has proven its name is the same one on any connection; a failure is reported
+//! once. RFC 4976, 6.3 and 6.4; RFC 4975, 5.4.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use msrp_proto::uri::{MsrpUri, Path, host_matches};
 
 use crate::core::Core;
 use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionRef, StreamId, UriId};
+use crate::meet::Progress;
 use crate::message::{PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::quota::who::UserKey;
@@ -23,95 +24,117 @@ use crate::request::{Giver, MessageId, Neighbour, Notice, Transit};
 use crate::transactions::RESPONSE_TIMEOUT;
 use crate::view::{Far, SessionState, SessionView, authority_of_first};
 
-/// What a URI of ours, or two of them, stand for.
+/// What one or two URIs of ours stand for.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(super) me: SessionRef,
+    pub(crate) me: SessionRef,
     /// The URI that was granted last.
     pub(super) current: OwnUri,
-    /// Those before it: at most one of them is live.
+    /// Earlier URIs: at most one of them is live.
     pub(super) earlier: Vec<OwnUri>,
     pub(super) inner: Inner,
-    pub(super) outer: OuterSide,
-    /// The relay that its client asks for a session through this one (norm A16).
+    pub(crate) outer: OuterSide,
+    /// The relay that its client asks for a session through this one (req A16).
     pub(super) next_relay: Option<NextRelay>,
     /// Further connections with the relays at either side, latest last.
     pub(super) relay_connections: Vec<RelayConnection>,
-    /// Failed AUTHs at relays further on, since when.
+    /// Failed AUTHs at relays beyond this one, since this time.
     pub(super) guesses: (u32, Instant),
-    /// It has failed there too often: none is forwarded before that.
+    /// Its client has failed there too often: no AUTH is forwarded before this time.
     pub(super) blocked_until: Option<Instant>,
     pub(super) verified: Arc<Verified>,
-    /// The user among whose sessions it counts, where the connection does not.
+    /// The user among whose sessions it counts, if the connection does not count.
     pub(super) counted: Option<UserKey>,
+    /// How far it has got in meeting one on another core.
+    pub(crate) progress: Progress,
     pub(super) opened: Instant,
     /// The requests running through: one of each connection at most.
     pub(super) running: Vec<Running>,
     /// Body bytes passed on, outward and inward.
     pub(super) bytes: [u64; 2],
-    /// Who is, or was, at the outer side.
+    /// The peer at the outer side, also after it is gone.
     pub(super) far: Option<(Neighbour, Arc<[u8]>)>,
-    /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
+    /// Messages that the next hop asked us to stop, and their direction, latest last (RFC 4975, 10.5).
     pub(super) stopped: VecDeque<(bool, MessageId)>,
-    /// Bytes of all that which the memory budget has been told of.
+    /// Bytes of memory that the budget knows of.
     pub(super) weight: usize,
 }
 
-/// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
+/// Stopped messages that are remembered: a sender has few under way at a time, and stops when it is told.
 pub(super) const STOPPED_MAX: usize = 8;
 
-/// What a URI of ours needs to be minted.
+/// What minting a URI of ours needs.
 pub(crate) struct NewUri {
     pub(crate) inner_path: Arc<[u8]>,
-    pub(crate) expires: Option<Instant>,
+    pub(crate) valid: Validity,
     pub(crate) secure: bool,
     /// The port of ours that the client, or the relay before us, knows.
     pub(crate) port: u16,
+    /// The client has come by WebSocket.
+    pub(crate) websocket: bool,
 }
 
-/// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
-/// session's, whichever the client or the other side uses.
-#[derive(Debug)]
-pub(super) struct OwnUri {
+/// How long a URI lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Validity {
+    /// As the client was told.
+    pub(crate) announced: Instant,
+    /// Whether it ends then. Else it lasts as long as the connection, unless its client asks for another URI, and one more:
+    /// a client that renews does not count on it any longer.
+    pub(crate) is_enforced: bool,
+}
+
+impl Validity {
+    pub(super) fn expires(self) -> Option<Instant> {
+        self.is_enforced.then_some(self.announced)
+    }
+}
+
+/// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4). Until then both belong to
+/// the session, whichever the client or the other side uses.
+#[derive(Clone, Debug)]
+pub struct OwnUri {
     pub(super) id: UriId,
     /// As in Use-Path, and so as in every path.
     pub(super) uri: Arc<[u8]>,
     /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
     pub(super) inner_path: Arc<[u8]>,
-    pub(super) expires: Option<Instant>,
+    pub(super) valid: Validity,
+    /// Its client has come by WebSocket, and may write it with `ws`.
+    pub(super) websocket: bool,
 }
 
-/// URIs remembered beside the current one. Those that have expired still let REPORTs pass (norm A12).
+/// URIs remembered beside the current one. Expired ones still let REPORTs pass (req A12).
 pub(super) const EARLIER_MAX: usize = 4;
 
 /// How the client is reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Inner {
-    /// By its own connection, and that alone.
+    /// By its own connection only.
     Client(PeerKey),
-    /// By any connection with the relay that is named first in the way back; by this one at present.
+    /// By any connection with the relay that is first in the way back; at present by this one.
     Relay { by: Option<PeerRef> },
 }
 
 #[derive(Debug)]
-pub(super) enum OuterSide {
+pub(crate) enum OuterSide {
     /// The URI has not been used yet.
     Unbound,
     Bound {
         to: Neighbour,
         known: OuterUris,
     },
-    /// It was bound, and that side is gone: there is no second time (norm F5), but for a relay that proves to be the
-    /// one of these URIs.
+    /// It was bound, and that side is gone. It is not bound a second time (req F5), except to a relay that proves to
+    /// be the one of these URIs.
     Lost {
         known: OuterUris,
     },
 }
 
-/// The URIs that the outer side goes by. A client behind another relay replaces its URI there, as our own clients do
-/// here: then both are known, the one that was used last before the other.
+/// The URIs of the outer side. A client behind another relay replaces its URI there, as our own clients do here: then
+/// both are known, the last used one first.
 #[derive(Clone, Debug)]
-pub(super) struct OuterUris {
+pub(crate) struct OuterUris {
     pub(super) latest: Arc<[u8]>,
     pub(super) before: Option<Arc<[u8]>>,
 }
@@ -140,7 +163,11 @@ impl OuterUris {
 }
 
 impl OuterSide {
-    /// Bytes of the URIs that are known of it.
+    pub(crate) fn is_unbound(&self) -> bool {
+        matches!(self, Self::Unbound)
+    }
+
+    /// Bytes of its known URIs.
     pub(super) fn kept(&self) -> usize {
         match self {
             Self::Unbound => 0,
@@ -151,21 +178,21 @@ impl OuterSide {
     }
 }
 
-/// A connection with a relay at one side of a session, beside the one that leads there at present.
+/// A connection with a relay at one side of a session, beside the one in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct RelayConnection {
     pub(super) inside: bool,
     pub(super) peer: PeerRef,
 }
 
-/// Further connections remembered: with the ones before these a relay can do without the session.
+/// How many further connections are remembered. A relay with more does without the oldest.
 pub(super) const RELAY_CONNECTIONS_MAX: usize = 4;
 
-/// A relay further on, and the connection with it.
+/// A relay beyond this one, and the connection with it.
 #[derive(Debug)]
 pub(super) struct NextRelay {
     pub(super) peer: PeerRef,
-    /// As its client named it.
+    /// As the client named it.
     pub(super) uri: Arc<[u8]>,
 }
 
@@ -176,15 +203,15 @@ pub(super) struct Running {
     pub(super) giver: Giver,
     pub(super) inward: bool,
     pub(super) next: Neighbour,
-    /// As this session received it; kept to tell a session before us of a failure.
+    /// As this session received it; kept to report a failure to a session before this one.
     pub(super) transit: Transit,
     /// Body bytes passed on.
     pub(super) bytes: u64,
 }
 
 impl Session {
-    /// The connection by which its client, or the relay before it, is reached, on whatever core; `None` where that relay
-    /// has none with us at present.
+    /// The connection that leads to its client, or to the relay before it, on whatever core; `None` if that relay has
+    /// no connection with us at present.
     pub(crate) fn inner(&self, me: CoreId) -> Option<PeerRef> {
         match self.inner {
             Inner::Client(key) => Some(PeerRef { core: me, key }),
@@ -192,8 +219,8 @@ impl Session {
         }
     }
 
-    /// What it takes against the memory budget. Clients behind relays may have any number; all others have few for
-    /// each connection.
+    /// Bytes that it takes from the memory budget. Clients behind relays may have any number of sessions; all others
+    /// have few for each connection.
     pub(super) fn kept(&self) -> usize {
         match self.inner {
             Inner::Client(_) => 0,
@@ -217,8 +244,8 @@ impl Session {
         }
     }
 
-    /// Whether a request comes from the side of its client: by the client's own connection (F1), or by any connection
-    /// with the relay that stands before it, from the URI there that the client's AUTH came by.
+    /// Whether a request comes from its client's side: by the client's own connection (F1), or by any connection with
+    /// the relay before the client, from the URI there that the client's AUTH came by.
     pub(super) fn comes_from_inside(
         &self,
         giver: Giver,
@@ -247,33 +274,33 @@ impl Session {
         std::iter::once(&mut self.current).chain(&mut self.earlier)
     }
 
-    /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
-    pub(super) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
-        self.uris().find(|own| same_uri(&own.uri, uri))
+    /// The URI of this session that a To-Path URI names, if any (RFC 4975, 6.1).
+    pub(crate) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
+        self.uris().find(|own| own.is_named_by(uri))
     }
 
-    /// Whether a path leads to its client, and no further.
-    pub(super) fn leads_inside(&self, path: Path<'_>) -> bool {
+    /// Whether a path leads to its client and no further.
+    pub(crate) fn leads_inside(&self, path: Path<'_>) -> bool {
         self.uris().any(|own| own.leads_inside(path))
     }
 
     /// When the last of its URIs expires, if that is enforced.
     pub(super) fn expires(&self) -> Option<Instant> {
-        self.uris().map(|own| own.expires).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
+        self.uris().map(|own| own.valid.expires()).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
     }
 
-    /// The URI that requests of our own come from: the current one, or an earlier one that outlives it.
+    /// The URI that our own requests come from: the current one, or an earlier one that outlives it.
     pub(super) fn own_uri(&self, now: Instant) -> &Arc<[u8]> {
         let live = self.uris().find(|own| !own.is_expired(now));
         &live.unwrap_or(&self.current).uri
     }
 
-    /// When no transaction can be open any more that went through it, if ever.
+    /// When no transaction through it can be open any more, if ever.
     pub(super) fn over_at(&self) -> Option<Instant> {
         self.expires().map(|at| at + RESPONSE_TIMEOUT)
     }
 
-    /// Whose it is.
+    /// The user who owns it.
     pub(super) fn user_key(&self) -> UserKey {
         UserKey::new(self.verified.username(), self.verified.realm())
     }
@@ -307,7 +334,7 @@ impl Session {
     }
 
     /// Binds its outer side.
-    pub(super) fn bind(&mut self, to: Neighbour, uri: Arc<[u8]>) {
+    pub(crate) fn bind(&mut self, to: Neighbour, uri: Arc<[u8]>) {
         self.bind_known(to, OuterUris::new(uri));
     }
 
@@ -316,7 +343,7 @@ impl Session {
         self.outer = OuterSide::Bound { to, known };
     }
 
-    /// Body bytes of a request that runs through; where they go.
+    /// Counts body bytes of a running request. Returns where they go.
     pub(super) fn pass_on(&mut self, stream: StreamId, bytes: usize) -> Option<Neighbour> {
         let running = self.running.iter_mut().find(|running| running.stream == stream)?;
         if let Some(sum) = self.bytes.get_mut(usize::from(running.inward)) {
@@ -326,13 +353,13 @@ impl Session {
         Some(running.next)
     }
 
-    /// Ends what runs of a request here.
+    /// Ends a running request in this session.
     pub(super) fn take_running(&mut self, stream: StreamId) -> Option<Running> {
         let index = self.running.iter().position(|running| running.stream == stream)?;
         Some(self.running.swap_remove(index))
     }
 
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
         self.uris().all(|own| own.is_expired(now))
     }
 
@@ -341,7 +368,7 @@ impl Session {
         self.uris().any(|own| own.id.as_str().starts_with(beginning))
     }
 
-    /// No more of a message is to be sent: its receiver said so.
+    /// A message must stop: its receiver said so.
     pub(super) fn stop(&mut self, inward: bool, message: MessageId) {
         if !self.is_stopped(inward, Some(&message)) {
             if self.stopped.len() >= STOPPED_MAX {
@@ -356,8 +383,8 @@ impl Session {
     }
 }
 
-/// Whether a URI names the relay that was asked under another one, whatever sessions of it. Who was asked by a name without
-/// a port may listen on any.
+/// Whether a URI names the relay that was asked under another URI, for whatever session. A relay that was asked by a
+/// name without a port may listen on any port.
 pub(super) fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
     let (Ok(asked), Ok(uri)) = (MsrpUri::parse(asked), MsrpUri::parse(uri)) else {
         return false;
@@ -368,30 +395,50 @@ pub(super) fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
     by_name || asked.same_authority(&uri)
 }
 
-/// Compares URIs; equal bytes, the usual case, need no parsing.
+/// Compares URIs. Equal bytes, the usual case, need no parsing.
 pub(super) fn same_uri(a: &[u8], b: &[u8]) -> bool {
     a == b || matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_as(&b))
 }
 
 impl OwnUri {
-    /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
+    /// Mints a URI (req A8): the host that our certificate proves, the port that the client came by.
     pub(super) fn mint(session: &SessionId, new: NewUri, core: &mut Core) -> Self {
         let id = session.mint_uri_id(&mut core.entropy);
         let scheme = if new.secure { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
-        Self { id, uri: Arc::from(uri.into_bytes()), inner_path: new.inner_path, expires: new.expires }
+        let NewUri { inner_path, valid, websocket, .. } = new;
+        Self { id, uri: Arc::from(uri.into_bytes()), inner_path, valid, websocket }
     }
 
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|at| at <= now)
+    /// Whether a URI of a path is this one.
+    pub(super) fn is_named_by(&self, uri: &[u8]) -> bool {
+        same_uri(&self.uri, uri) || self.is_named_as_websocket(uri)
     }
 
-    /// Whether it expired so long ago that no transaction can be open that went by it.
+    /// Whether a URI says `ws` where this says `tcp`, at whatever port of ours: a client by WebSocket may write it so
+    /// (RFC 7977, 5.2.1). Elsewhere that is another URI (RFC 4975, 6.1).
+    fn is_named_as_websocket(&self, uri: &[u8]) -> bool {
+        self.websocket
+            && MsrpUri::parse(uri).is_ok_and(|uri| {
+                uri.transport().eq_ignore_ascii_case("ws") && uri.session_id() == Some(self.id.as_str())
+            })
+    }
+
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.valid.expires().is_some_and(|at| at <= now)
+    }
+
+    /// Whether its client may not count on it any longer, enforced or not.
+    pub(super) fn is_outlived(&self, now: Instant) -> bool {
+        self.valid.announced <= now
+    }
+
+    /// Whether that was so long ago that no transaction can be open that its client began by it.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
+        self.valid.announced + RESPONSE_TIMEOUT <= now
     }
 
-    /// Whether a path is the way back to the client that it was granted to.
+    /// Whether a path is the way back to its client.
     pub(super) fn leads_inside(&self, path: Path<'_>) -> bool {
         let inside = Path::new(&self.inner_path);
         path.as_bytes() == inside.as_bytes()
@@ -400,7 +447,7 @@ impl OwnUri {
 }
 
 impl Running {
-    /// Passes the end of the request on to where it went.
+    /// Passes the request's end to where the request went.
     pub(super) fn end(&self, flag: Flag, core: &mut Core) {
         let stream = self.stream;
         match self.next {
@@ -410,7 +457,7 @@ impl Running {
     }
 }
 
-/// Tells what handed a request to a session that it will not take it, or no more of it.
+/// Tells the one that handed over a request that this session takes no more of it.
 pub(super) fn refuse(core: &mut Core, this: SessionRef, running: &Running, status: Status) {
     let stream = running.stream;
     match running.giver {
@@ -431,7 +478,7 @@ pub(super) fn refuse(core: &mut Core, this: SessionRef, running: &Running, statu
 }
 
 impl Notice {
-    /// What the session before is told of a request it handed to the next one.
+    /// The notice for a session before this one, about a request that it handed over.
     pub(super) fn for_hop_before(transit: &Transit, before: SessionRef, stream: StreamId) -> Self {
         let mut hop = transit.clone();
         hop.moves = hop.moves.saturating_sub(1);
@@ -466,7 +513,8 @@ impl Session {
         }
     }
 
-    /// All that must hear of its end, or whose end it must hear of, but for its client's own connection. Nothing twice.
+    /// All neighbours that must hear of its end, or whose end it must hear of, except its client's own connection. Each
+    /// once.
     pub(super) fn bound_to(&self) -> Vec<Neighbour> {
         let by = match self.inner {
             Inner::Client(_) => None,
@@ -483,7 +531,7 @@ impl Session {
         all
     }
 
-    /// The connections by which requests come from one side.
+    /// The connections that requests of one side come by.
     pub(super) fn entrances(&self, inside: bool, me: CoreId) -> impl Iterator<Item = PeerRef> {
         let present = match (inside, self.outer_side()) {
             (true, _) => self.inner(me),
@@ -502,9 +550,10 @@ impl Session {
         self.outer_side() == Some(side)
     }
 
-    /// Something is gone; whether that was bound to it. Where there is another way to the same relay, that is taken; a
-    /// dial that never succeeded bound nothing: the other side may still come to us.
-    pub(super) fn lose(&mut self, gone: Neighbour, was_up: bool) -> bool {
+    /// A neighbour is gone. Returns whether the session loses a side by it. If another connection leads to the same
+    /// relay, the session uses that one. A dial that never succeeded bound nothing: the other side may still come to
+    /// us.
+    pub(crate) fn lose(&mut self, gone: Neighbour, was_up: bool) -> bool {
         let connections = self.relay_connections.len();
         self.relay_connections.retain(|connection| Neighbour::Peer(connection.peer) != gone);
         let lost_connection = self.relay_connections.len() < connections;
@@ -531,6 +580,41 @@ impl Session {
         true
     }
 
+    /// Whether nothing has gone through it, or been tried, since it was opened: nothing can be under way anywhere that knows
+    /// it by its place.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let unused = self.outer.is_unbound() && self.far.is_none() && self.running.is_empty();
+        unused && self.client().is_some() && self.next_relay.is_none() && self.relay_connections.is_empty()
+    }
+
+    /// Whether its user is counted with its client's connection, not by itself as of one of several by a WebSocket.
+    pub(crate) fn counts_with_its_connection(&self) -> bool {
+        self.counted.is_none()
+    }
+
+    /// It is at another core from now on, and its client's connection has another name.
+    pub(crate) fn arrive(&mut self, me: SessionRef, client: PeerKey) {
+        self.me = me;
+        self.inner = Inner::Client(client);
+    }
+
+    /// What its outer side is bound to is elsewhere.
+    pub(crate) fn follow(&mut self, before: Neighbour, now: Neighbour) {
+        if let OuterSide::Bound { to, .. } = &mut self.outer
+            && *to == before
+        {
+            *to = now;
+        }
+        if let Some((far, _)) = &mut self.far
+            && *far == before
+        {
+            *far = now;
+        }
+        for running in self.running.iter_mut().filter(|running| running.next == before) {
+            running.next = now;
+        }
+    }
+
     pub(super) fn take_latest_relay_connection(&mut self, inside: bool) -> Option<PeerRef> {
         let latest = self.relay_connections.iter().rposition(|connection| connection.inside == inside)?;
         Some(self.relay_connections.remove(latest).peer)
@@ -542,7 +626,7 @@ impl Session {
         self.relay_connections.contains(&connection)
     }
 
-    /// Whether a connection serves it, in whatever part.
+    /// Whether it uses a connection, for whatever.
     pub(super) fn uses(&self, peer: PeerRef) -> bool {
         self.is_bound_to(Neighbour::Peer(peer))
             || matches!(self.inner, Inner::Relay { by: Some(by) } if by == peer)
@@ -550,8 +634,8 @@ impl Session {
             || self.relay_connections.iter().any(|connection| connection.peer == peer)
     }
 
-    /// A request has come by a connection with the relay at one side: what goes there may take it from now on, if it has
-    /// no other connection.
+    /// A request has come by a connection with the relay at one side: requests to that side may use it, if there is no
+    /// other connection.
     pub(super) fn take_relay_connection(
         &mut self,
         connection: RelayConnection,
@@ -576,7 +660,7 @@ impl Session {
         }
         if !is_known {
             let nearest = transit.received_from_path().first().unwrap_or_default();
-            let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
+            let chunk_max = core.settings.max_chunk.of_uri(nearest);
             core.tell_peer(connection.peer, PeerStep::Bind { session, chunk_max });
         }
     }

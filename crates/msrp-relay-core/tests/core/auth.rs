@@ -1,6 +1,6 @@
 //! AUTH with the relay as its target: challenge, check, session (RFC 4976, 5.1, 6.3, 9.1).
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ fn expires_out_of_bounds_gets_423_as_in_the_worked_example() {
     let (conn, _, accepted, refused) = x1(&mut world);
     assert_eq!(refused.text(), vectors::frame("X2.2"));
     let authorization = next_authorization(&accepted).replace("00000001", "00000002");
-    // The count is part of the digest: recomputed rather than patched it would be accepted.
+    // The count is part of the digest: with a recomputed digest it would be accepted.
     assert_eq!(auth_with(&mut world, conn, AU, &authorization).status(), 401);
 }
 
@@ -136,7 +136,7 @@ fn expires_above_the_bound_gets_max_expires() {
     assert_eq!(world.sizes().sessions, 0);
 }
 
-// A7: Expires is no oracle for those without a password.
+// A7: without the password, Expires tells nothing.
 #[test]
 fn expires_is_judged_after_the_credentials() {
     let mut world = World::new(1);
@@ -191,6 +191,26 @@ fn replaced_uris_do_not_pile_up() {
     }
 }
 
+// The same where the client asks for no Expires, so that nothing is enforced: one that renews in time can do so for ever. What
+// it was told about the URI before the last is over.
+#[test]
+fn client_that_asks_for_no_expires_may_replace_its_uri_for_ever() {
+    let mut world = World::new(1);
+    let conn = world.connect(0);
+    let mut uris = vec![world.auth(conn, "alice")];
+    for _ in 0..20 {
+        world.advance(Duration::from_secs(570));
+        uris.push(world.auth(conn, "alice"));
+        assert_eq!(world.sizes().sessions, 1, "{:?}", world.sizes());
+    }
+    uris.sort();
+    uris.dedup();
+    assert_eq!(uris.len(), 21, "each is another one");
+    let own = world.end(conn).uri.clone();
+    let at_once = world.auth_round(conn, "alice", &own, "");
+    assert_eq!(at_once.status(), 403, "two are in use");
+}
+
 // One session per connection: every session gets its own congestion control.
 #[test]
 fn auth_of_another_user_on_the_same_connection_is_403() {
@@ -206,7 +226,7 @@ fn auth_of_another_user_on_the_same_connection_is_403() {
 fn wrong_password_and_unknown_user_get_the_same_answer() {
     let mut world = World::new(1);
     let mut answers = Vec::new();
-    for (user, password) in [("alice", "wrong"), ("nobody", "1234")] {
+    for (user, password) in [("alice", "wrong"), ("absent", "1234")] {
         let conn = world.connect(0);
         let to = relay_uri();
         let challenge = challenged(&mut world, conn, &to);
@@ -298,14 +318,14 @@ fn old_nonce_with_a_wrong_password_is_not_called_stale() {
     assert!(!is_stale(&answer));
 }
 
-/// A world whose probation is longer than what these tests wait for.
+/// A world whose probation is longer than these tests wait.
 fn patient() -> World {
     let mut settings = settings(1);
     settings.limits.first_request_timeout = Duration::from_secs(600);
     World::with(settings)
 }
 
-// Decision 8: a challenge's life is judged when the answer arrives, not after the look-up.
+// Decision 8: a challenge's age counts when the answer arrives, not after the look-up.
 #[test]
 fn slow_look_up_does_not_make_a_nonce_stale() {
     let mut world = patient();
@@ -323,7 +343,7 @@ fn slow_look_up_does_not_make_a_nonce_stale() {
     assert_eq!(world.take_one(conn).status(), 200);
 }
 
-// The accounts answer once; should they do so again, the AUTH that waits by then is none of their business.
+// The accounts answer once. If they answer again, the answer does not concern the AUTH that waits by then.
 #[test]
 fn second_answer_to_an_earlier_look_up_decides_nothing() {
     let mut world = World::new(1);
@@ -466,7 +486,7 @@ fn misaddressed_auth_closes_the_connection() {
     }
 }
 
-// Accounts that cannot be asked never look like a wrong password.
+// An outage of the accounts never looks like a wrong password.
 #[test]
 fn unavailable_accounts_get_408_and_count_as_nothing() {
     let mut world = World::new(1);
@@ -493,7 +513,7 @@ fn unavailable_accounts_get_408_and_count_as_nothing() {
     assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 200);
 }
 
-// An answer that comes after the connection has gone finds nobody.
+// An answer that comes after the connection has gone changes nothing.
 #[test]
 fn late_look_up_opens_no_session() {
     let mut world = World::new(1);
@@ -515,7 +535,7 @@ fn late_look_up_opens_no_session() {
     assert!(world.take(other).is_empty());
 }
 
-// RFC 4976, 9.1: AUTHs are not pipelined. Whoever does it all the same gets an answer to each.
+// RFC 4976, 9.1: AUTHs are not pipelined. A client that still does it gets an answer to each.
 #[test]
 fn every_pipelined_auth_is_answered_once() {
     let mut world = World::new(1);
@@ -577,7 +597,7 @@ fn auth_through_a_relay_that_proves_nothing_is_403() {
     assert_eq!(answer.to_path(), from);
 }
 
-// Decision 2: a connection that carries somebody else's requests is no client's.
+// Decision 2: a connection that carries other peers' requests is not a client's.
 #[test]
 fn auth_on_a_connection_in_other_use_is_403() {
     let mut world = World::new(1);
@@ -592,7 +612,7 @@ fn auth_on_a_connection_in_other_use_is_403() {
     assert_eq!(world.sizes().sessions, 1);
 }
 
-// What is shown to the operator is counted once for each.
+// The operator's counters count each once.
 #[test]
 fn failed_auths_are_counted_one_by_one() {
     let mut world = World::new(1);
@@ -645,7 +665,7 @@ fn auth_to_its_own_live_uri_prolongs_it() {
     assert_eq!(world.sizes().sessions, 1);
     let wrong = world.auth_to(bob, "mallory", (&session, &bob_uri), "Expires: 60\r\n");
     assert_eq!(wrong.status(), 401);
-    // Not on another connection, and not once it is over.
+    // Not on another connection, and not after it has ended.
     let other = world.connect(0);
     let other_uri = world.end(other).uri.clone();
     world.send(other, Request::new("AUTH", &session, &other_uri).bytes());

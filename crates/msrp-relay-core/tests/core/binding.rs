@@ -1,6 +1,6 @@
 //! Two ends and the relay between them: binding, forwarding, streaming (RFC 4976, 6.4).
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn osier(cores: usize) -> World {
     World::with(settings)
 }
 
-// X3: byte for byte but for transaction ids and the minted URI.
+// X3: byte for byte, except transaction ids and the minted URI.
 #[test]
 fn send_and_success_report_through_one_relay_match_the_worked_example() {
     let mut world = osier(1);
@@ -132,7 +132,7 @@ fn bodiless_send_is_forwarded_and_answered() {
     }
 }
 
-// F4, F5: the link carries requests both ways at once, whoever spoke first.
+// F4, F5: the link carries requests both ways at once, whichever side spoke first.
 #[test]
 fn both_directions_work_at_once() {
     for (name, mut line) in lines() {
@@ -177,7 +177,7 @@ fn crossing_first_requests_are_one_link() {
     }
 }
 
-// T9, F5: both ends believe they are active, and theirs comes while we still dial.
+// T9, F5: both ends believe that they are active, and the far end's request comes while we still dial.
 #[test]
 fn far_end_that_comes_to_us_takes_over_from_the_dial() {
     for (a, b) in LAYOUTS {
@@ -236,7 +236,7 @@ fn far_end_on_a_second_connection_gets_506_once_the_dial_is_up() {
     assert_eq!(world.take_one(other).status(), 506);
 }
 
-// F5: whoever dials is not displaced by somebody else's URI.
+// F5: another peer's URI does not displace the dial.
 #[test]
 fn stranger_cannot_take_over_a_dial() {
     let mut world = World::new(1);
@@ -256,7 +256,7 @@ fn stranger_cannot_take_over_a_dial() {
     assert_eq!(only(world.take(conn), "SEND").message_id(), "mess1");
 }
 
-// F11, G9: Byte-Range is added where it is missing, with the numbers of what is at hand.
+// F11, G9: Byte-Range is added where it is missing, with the numbers of the bytes at hand.
 #[test]
 fn byte_range_is_added_where_it_is_missing() {
     for (body, flag, expected) in [
@@ -320,7 +320,7 @@ fn look_alike_end_lines_pass_through_at_any_read_size() {
 
 // S14: a stalled receiver stops its sender, bounded memory, and everything arrives in the end.
 #[test]
-fn stalled_receiver_pauses_its_sender_and_nobody_else() {
+fn stalled_receiver_pauses_only_its_sender() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         let high = world.settings.limits.queue_bytes_high;
@@ -337,7 +337,7 @@ fn stalled_receiver_pauses_its_sender_and_nobody_else() {
         assert!(world.queued_max <= bound, "{name} {}", world.queued_max);
         assert!(world.sizes().bytes_queued > high);
 
-        // Somebody else's message does not notice.
+        // Another sender's message is not affected.
         let hello = Request::send(&other.to_bob, &other.alice_uri, "hello", b"hi");
         world.send(other.alice, hello.bytes());
         world.run();
@@ -415,7 +415,7 @@ fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
         assert!(waited as usize <= flush + 1000, "{name} {waited}");
 
         let mut frames: Vec<Frame> = frames;
-        // Again and again, at whatever place.
+        // Again and again, at different places.
         for window in [1, 100_000, 1, 1, 300_000, 1] {
             world.link_mut(line.to).window = window;
             world.run();
@@ -469,7 +469,7 @@ fn no_piece_of_a_cut_chunk_is_empty() {
     }
 }
 
-// F12: only who can be written now is given way to.
+// F12: a chunk is cut only for a request that can be written at once.
 #[test]
 fn incomplete_small_request_does_not_cut_a_running_chunk() {
     let mut world = World::new(1);
@@ -591,7 +591,7 @@ fn two_sources_on_one_connection_take_turns() {
     }
 }
 
-// Small messages must not wait behind somebody else's file.
+// Small messages must not wait behind another sender's file.
 #[test]
 fn small_message_does_not_wait_behind_a_file() {
     let mut world = World::new(1);
@@ -646,7 +646,7 @@ fn other_requests_are_answered_end_to_end() {
 #[test]
 fn unknown_method_gets_501_where_not_allowed() {
     let mut settings = settings(1);
-    settings.allow_other_methods = false;
+    settings.methods_allow_other = false;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     let request = Request::new("FUTURE", &pair.to_bob, &pair.alice_uri);
@@ -670,7 +670,7 @@ fn long_body_of_another_method_gets_400_and_sessions_keep_their_connection() {
     assert!(!world.is_closed(line.from) && !world.is_closed(line.to));
 }
 
-// F3, G6.3, A12: nobody to forward to, unknown or foreign session, session under another name.
+// F3, G6.3, A12: no next hop, an unknown or foreign session, a session under another name.
 #[test]
 fn request_for_no_session_gets_481() {
     let mut world = World::new(2);
@@ -680,7 +680,7 @@ fn request_for_no_session_gets_481() {
     let mut forged = bob_id;
     forged.replace_range(last - 3..last, "AAA");
     for (why, to) in [
-        ("nobody behind", pair.bob_session.clone()),
+        ("no next hop", pair.bob_session.clone()),
         ("forged", format!("{forged} {}", pair.bob_uri)),
         ("not ours", format!("msrps://{}:2855/abc;tcp {}", testkit_pure::HOST, pair.bob_uri)),
         ("no session", format!("msrps://{}:2855;tcp {}", testkit_pure::HOST, pair.bob_uri)),
@@ -786,7 +786,7 @@ fn third_session_gets_506_and_may_still_go_elsewhere() {
         let told = world.take(carol).pop().unwrap();
         let code = if told.is("REPORT") { told.reported() } else { told.status() };
         assert_eq!(code, 506);
-        // A link that never was binds nothing.
+        // A link that never came up binds nothing.
         let (dave, dave_session) = world.client(b, "bob");
         let dave_uri = world.end(dave).uri.clone();
         let to = format!("{session} {dave_session} {dave_uri}");
@@ -819,11 +819,11 @@ fn same_uri_twice_in_a_path_gets_400() {
     assert_eq!(world.take_one(pair.alice).status(), 400);
 }
 
-// F1, S3, T5: what cannot be dialled is a 408, the same for all.
+// F1, S3, T5: a next hop that cannot be dialled is a 408, the same for all reasons.
 #[test]
 fn next_hop_that_cannot_be_dialled_gets_408() {
     let mut settings = settings(1);
-    settings.dial_plain = false;
+    settings.outbound_plain = false;
     let mut world = World::with(settings);
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
@@ -841,7 +841,7 @@ fn next_hop_that_cannot_be_dialled_gets_408() {
     assert_eq!(world.take_one(alice).status(), 200);
 }
 
-// S2: with more URIs behind it the next hop is a relay.
+// S2: with more URIs after it the next hop is a relay.
 #[test]
 fn next_hop_with_more_behind_it_is_dialled_as_a_relay() {
     let mut world = World::new(1);
@@ -857,7 +857,7 @@ fn next_hop_with_more_behind_it_is_dialled_as_a_relay() {
     assert_eq!(frame.to_path(), "msrps://r2.alder.example:2855/Gm4y;tcp msrps://192.0.2.1:5/b;tcp");
 }
 
-// Q2: a response that nobody waits for, or a second one, is dropped.
+// Q2: a response that no request awaits, or a second one, is dropped.
 #[test]
 fn stray_responses_are_dropped_silently() {
     let mut line = line(Shape::Both, 0, 1);
@@ -868,7 +868,7 @@ fn stray_responses_are_dropped_silently() {
     world.take(line.from);
     let frame = only(world.take(line.to), "SEND");
     let first = line.path.split(' ').nth(1).unwrap();
-    world.send(line.to, response("nobody00", 413, first, &line.to_uri));
+    world.send(line.to, response("absent00", 413, first, &line.to_uri));
     world.send(line.to, frame.response(200));
     world.send(line.to, frame.response(413));
     world.send(line.from, response(frame.tid(), 413, first, &line.from_uri));
@@ -917,7 +917,7 @@ fn defective_response_is_not_forwarded() {
 
 // C4: delimited but wrong: 400 where a response is due; the connection lives on.
 #[test]
-fn defective_request_gets_400_and_harms_nobody() {
+fn defective_request_gets_400_and_its_connection_lives_on() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let bad = Request::new("SEND", &line.path, &line.from_uri)
@@ -930,7 +930,7 @@ fn defective_request_gets_400_and_harms_nobody() {
     assert_eq!(world.take_one(line.from).status(), 200);
 }
 
-// C4: beyond that the connection goes, and only that one.
+// C4: if the end of the frame cannot be found, the connection closes, and only that one.
 #[test]
 fn unparseable_input_ends_its_own_connection_only() {
     let mut world = World::new(2);

@@ -1,6 +1,6 @@
-//! What goes wrong is told once, to whoever wants to know (RFC 4976, 6.4.1 and 6.4.3).
+//! A failure is reported once, to the peer that asked for it (RFC 4976, 6.4.1 and 6.4.3).
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use testkit_pure::{Conn, Decision, Frame, Request, World};
 
 const FAR: &str = "msrps://203.0.113.40:49300/p8Yc2nB6vH1xLk;tcp";
 
-/// What the sender was told: codes of error responses and of failure REPORTs with their ranges.
+/// What the sender heard: codes of error responses, and of failure REPORTs with their ranges.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
     errors: Vec<u16>,
@@ -81,7 +81,7 @@ fn begin(world: &mut World, ends: &Ends, id: &str, body: &[u8], bytes: usize) ->
     request
 }
 
-// F10: no connection, FR decides who is told; the sender has its 200 already.
+// F10: no connection: Failure-Report decides what is reported; the sender has its 200 already.
 #[test]
 fn dial_that_fails_is_told_by_a_report_408() {
     for (wish, reports) in [("yes", 1), ("partial", 1), ("no", 0)] {
@@ -132,7 +132,7 @@ fn dial_that_fails_under_a_running_chunk_is_told_by_its_response() {
     world.close_all();
 }
 
-// X6, F9: the form of a REPORT, whoever sends it and however far it goes.
+// X6, F9: the form of a REPORT, whichever hop sends it and however far it goes.
 #[test]
 fn error_response_becomes_a_report_with_its_code_and_a_computed_range() {
     for (name, mut world, ends) in all_lines() {
@@ -278,7 +278,7 @@ fn receiver_lost_in_the_middle_of_a_file_is_told_exactly_once() {
             } else {
                 assert_eq!(told.errors, [481]);
             }
-            // From then on there is nobody.
+            // From then on the receiver is gone.
             let late = send(&mut world, &ends, "mess2", b"x", "yes");
             let answer = only(world.take(ends.from), "481");
             assert_eq!(answer.tid(), late.tid);
@@ -288,8 +288,8 @@ fn receiver_lost_in_the_middle_of_a_file_is_told_exactly_once() {
     }
 }
 
-// F10 across cores: the connection is gone, and its session's home has not heard of it yet. However
-// much of the request is under way by then, there is one notice, and it covers all of it.
+// F10 across cores: the connection is gone, and its session's home has not heard of it yet. However much of the request
+// is under way by then, one notice covers all of it.
 #[test]
 fn bytes_under_way_to_a_lost_connection_are_told_of_once() {
     for shape in [Shape::Both, Shape::Receiver] {
@@ -308,7 +308,7 @@ fn bytes_under_way_to_a_lost_connection_are_told_of_once() {
                 send(&mut world, &ends, "hello", b"hi", "no");
                 world.take(ends.to);
                 let body = pattern(30_000);
-                // From the client to the other side: that one may be on another core than the session.
+                // From the client to the other side, whose core may be another than the session's.
                 let request =
                     Request::new("SEND", &ends.back, &ends.to_uri).header("Message-ID", "mess1").body(&body);
                 world.hold_messages = delivered.is_none();
@@ -344,7 +344,7 @@ fn bytes_under_way_to_a_lost_connection_are_told_of_once() {
     }
 }
 
-// S15: per message one REPORT, though it was sent in many chunks.
+// S15: one REPORT per message, though it was sent in many chunks.
 #[test]
 fn unanswered_chunks_of_a_message_are_merged_into_one_report_on_disconnect() {
     for (name, mut world, ends) in all_lines() {
@@ -370,7 +370,7 @@ fn unanswered_chunks_of_a_message_are_merged_into_one_report_on_disconnect() {
     }
 }
 
-// F9, S15: what lies between two failures has arrived: it is not told of.
+// F9, S15: bytes between two failures have arrived: no REPORT covers them.
 #[test]
 fn answered_chunks_are_not_in_the_range_of_a_report() {
     let (mut world, ends) = split(line(Shape::Both, 0, 1));
@@ -395,8 +395,8 @@ fn answered_chunks_are_not_in_the_range_of_a_report() {
     assert_eq!(ranges, ["1-10/50", "21-40/50"]);
 }
 
-/// Sends a message of 600,000 bytes, the last of them perhaps not yet, that the receiver gets in
-/// pieces, because it asks for answers meanwhile.
+/// Sends a message of 600,000 bytes, possibly without its end. The receiver gets it in pieces, because it asks for
+/// answers meanwhile.
 fn send_in_pieces(world: &mut World, ends: &Ends, complete: bool) -> (Request, Vec<u8>) {
     let body = pattern(600_000);
     world.end(ends.from).answers = Answers::Always(200);
@@ -445,7 +445,7 @@ fn refusal_of_every_piece_of_a_cut_chunk_is_told_once() {
     }
 }
 
-// 75§7.1: whoever aborts a message knows it; silence about its pieces is no news.
+// 75§7.1: a sender that aborts a message knows that it failed; silence about its pieces is no news.
 #[test]
 fn silence_about_pieces_of_an_aborted_chunk_is_not_told() {
     for (name, mut world, ends) in all_lines() {
@@ -463,7 +463,7 @@ fn silence_about_pieces_of_an_aborted_chunk_is_not_told() {
     }
 }
 
-// Q2: an answer may come before the end of its chunk; it is an answer.
+// Q2: an answer may come before the end of its chunk, and counts.
 #[test]
 fn early_200_ends_the_matter() {
     let (mut world, ends) = split(line(Shape::Both, 0, 1));
@@ -481,7 +481,7 @@ fn early_200_ends_the_matter() {
     assert_eq!((told.ok, told.reports.len()), (1, 0));
 }
 
-// F13: the source dies in the middle of a chunk: the receiver gets `#`, and nobody hangs.
+// F13: the source dies in the middle of a chunk: the receiver gets `#`, and no peer hangs.
 #[test]
 fn source_lost_in_the_middle_of_a_chunk_ends_it_with_a_hash() {
     for (name, mut world, ends) in all_lines() {
@@ -533,7 +533,7 @@ fn silence_of_the_receiver_is_reported_for_yes_only() {
             let told = told(&world.take(ends.from));
             let expected = vec![("mess1".to_owned(), 408, "1-5/5".to_owned()); reports];
             assert_eq!(told.reports, expected, "{name} {wish}");
-            // Whatever comes now is a stray.
+            // A later response is a stray.
             world.send(ends.to, frame.response(500));
             world.run();
             assert!(world.take(ends.from).is_empty());
@@ -543,7 +543,7 @@ fn silence_of_the_receiver_is_reported_for_yes_only() {
     }
 }
 
-// F8: an answer in time, and nothing more is said.
+// F8: after an answer in time, no report follows.
 #[test]
 fn answer_in_time_ends_the_matter() {
     let (mut world, ends) = split(line(Shape::Both, 0, 1));
@@ -586,7 +586,7 @@ fn silence_about_a_cut_chunk_is_told_once() {
             if complete {
                 world.link_mut(ends.to).window = usize::MAX;
             }
-            // Later the last of it, then silence.
+            // Later the rest of it, then silence.
             world.advance(Duration::from_secs(10));
             world.advance(Duration::from_secs(60));
             world.link_mut(ends.to).window = usize::MAX;
@@ -618,7 +618,7 @@ fn bytes_of(ranges: &[&str]) -> u64 {
 
 // F16: other requests get a response whatever happens to them.
 #[test]
-fn other_requests_get_408_when_nobody_answers() {
+fn other_requests_get_408_without_an_answer() {
     for (name, mut world, ends) in all_lines() {
         for lose in [false, true] {
             let request = Request::new("NICKNAME", &ends.path, &ends.from_uri);
@@ -648,7 +648,7 @@ fn report_between_two_sessions_does_not_break_a_running_file() {
         send(&mut world, &ends, "mess1", b"hello", "yes");
         let hello = only(world.take(ends.to), "SEND");
         world.take(ends.from);
-        // Bob's file is half way to alice when he refuses it.
+        // Half of bob's file has come to alice when bob refuses her message.
         let body = pattern(200_000);
         let file = Request::send(&ends.back, &ends.to_uri, "file", &body);
         world.send(ends.to, file.head());
@@ -663,7 +663,7 @@ fn report_between_two_sessions_does_not_break_a_running_file() {
         assert_eq!(joined(&frames), body);
         assert_eq!(told(&frames).reports.len(), 1);
     }
-    // Once more with the REPORT coming in the very middle: a time-out makes it.
+    // Once more with the REPORT in the very middle of the file: a time-out causes it.
     for (a, b) in LAYOUTS {
         let (mut world, ends) = split(line(Shape::Both, a, b));
         world.end(ends.from).answers = Answers::Always(200);
@@ -683,7 +683,7 @@ fn report_between_two_sessions_does_not_break_a_running_file() {
     }
 }
 
-// The other sessions notice nothing.
+// The other sessions are not affected.
 #[test]
 fn lost_receiver_harms_no_other_session() {
     let mut world = World::new(2);
@@ -712,7 +712,7 @@ fn lost_receiver_harms_no_other_session() {
     world.close_all();
 }
 
-// A core dies: those it served are gone, the others end what they had with it.
+// A core dies: its connections and sessions are gone, the others end what they had with it.
 #[test]
 fn death_of_a_core_ends_its_links_and_no_others() {
     for again in [false, true] {
@@ -764,7 +764,7 @@ fn death_of_a_core_ends_its_links_and_no_others() {
         world.send(other, Request::bodiless(&to, &other_uri, "mess9").bytes());
         assert_eq!(world.take_one(other).status(), 200);
         assert_eq!(only(world.take(dave), "SEND").message_id(), "mess9");
-        // The old session is nobody's now.
+        // The old session belongs to no client any more.
         world.send(other, Request::bodiless(&to_carol, &other_uri, "mess8").bytes());
         assert_eq!(world.take_one(other).status(), 481);
         let sizes = world.relay(0).table_sizes();
@@ -793,7 +793,7 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
     }
 }
 
-// Nothing of an earlier life reaches a newcomer, and what a dead core began comes to nothing.
+// Nothing of an earlier life reaches the new core, and what a dead core began has no effect.
 #[test]
 fn messages_from_and_to_a_dead_core_do_no_harm() {
     for shape in [Shape::Both, Shape::Receiver] {
@@ -810,7 +810,7 @@ fn messages_from_and_to_a_dead_core_do_no_harm() {
             world.send(ends.to, request.bytes());
             world.run();
             world.kill_core(dying, true);
-            // The newcomer has somebody in every slot that may be meant.
+            // The new core has a client in every slot that an old message may name.
             let (one, one_session) = world.client(dying, "carol");
             let (two, _) = world.client(dying, "carol");
             let uri = world.end(one).uri.clone();
@@ -856,7 +856,7 @@ fn orphans_of_a_dead_core_are_forgotten() {
     }
 }
 
-// S13, S14: two floods that meet do not hold up each other: answers stand behind what is not read.
+// S13, S14: two floods that meet do not hold up each other, although answers stand behind requests that are not read.
 #[test]
 fn two_floods_that_meet_both_get_through() {
     let mut settings = testkit_pure::settings(2);
@@ -881,7 +881,7 @@ fn two_floods_that_meet_both_get_through() {
             assert!(world.link(conn).paused);
             world.link_mut(conn).stalled = false;
         }
-        // No time passes.
+        // Without time passing.
         world.run();
         for conn in [pair.alice, pair.bob] {
             let frames = world.take(conn);
@@ -893,7 +893,7 @@ fn two_floods_that_meet_both_get_through() {
     }
 }
 
-// S13: `partial` is not answered, and so it is not held up by answers that do not come.
+// S13: `partial` is not answered, so missing answers do not hold it up.
 #[test]
 fn partial_is_not_held_up_by_the_cap() {
     let mut settings = testkit_pure::settings(1);
@@ -912,7 +912,7 @@ fn partial_is_not_held_up_by_the_cap() {
     world.send(pair.bob, frames[99].response(413));
     world.run();
     assert_eq!(told(&world.take(pair.alice)).reports.len(), 1);
-    // Written and not refused: its loss says nothing about them.
+    // Written and not refused: the loss of the connection says nothing about them.
     world.lose(pair.bob);
     world.run();
     assert!(world.take(pair.alice).is_empty());
@@ -946,7 +946,7 @@ fn transactions_are_bounded_and_the_table_drains() {
     world.assert_idle();
 }
 
-// S13, S14: memory that becomes short while a file is under way takes no failure of another message from its sender.
+// S13, S14: when memory becomes short while a file is under way, the sender still hears of another message's failure.
 #[test]
 fn failures_are_told_though_memory_becomes_short_while_a_chunk_is_under_way() {
     let mut settings = testkit_pure::settings(1);
@@ -1010,7 +1010,7 @@ fn long_paths_fill_the_table_of_transactions_earlier() {
     }
 }
 
-// S13: so are the requests that wait for an answer from the far end; reading stops at the cap.
+// S13: the requests that await an answer from the far end are bounded, too; reading stops at the cap.
 #[test]
 fn requests_that_wait_are_bounded() {
     let mut settings = testkit_pure::settings(2);

@@ -1,7 +1,7 @@
 //! Limits that hold for the whole process: by address, by user, over all cores; the memory budget; the
-//! times after which a connection goes (norms C2, C5, S3, S10, S14).
+//! times after which a connection goes (reqs C2, C5, S3, S10, S14).
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn world(change: impl FnOnce(&mut Settings)) -> World {
     World::with(settings)
 }
 
-/// Connects from an address; whether the connection is still there once all cores have had their say.
+/// Connects from an address. Returns the connection if it still exists when all cores have reported.
 fn stays(world: &mut World, core: usize, address: &str) -> Option<Conn> {
     let conn = world.try_connect(core, true, address).ok()?;
     world.run();
@@ -87,7 +87,7 @@ fn counts_survive_the_death_of_the_core_that_keeps_them() {
         world.kill_core(dying, true);
         world.run();
         assert!(world.is_closed(conns[dying]));
-        // One place is free again, whoever counts: no more and no less.
+        // One place is free again, whichever core counts: no more and no less.
         assert!(stays(&mut world, dying, "192.0.2.1").is_some(), "core {dying}");
         assert!(stays(&mut world, dying, "192.0.2.1").is_none(), "core {dying}");
         world.close_all();
@@ -113,7 +113,7 @@ fn all_connections_of_a_core_are_told_to_a_counter_that_comes_again() {
     }
 }
 
-// S10: who does not authenticate cannot fill the relay.
+// S10: clients that do not authenticate cannot fill the relay.
 #[test]
 fn unauthenticated_connections_are_a_share_of_all() {
     let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
@@ -135,8 +135,8 @@ fn asks(world: &mut World, conn: Conn) {
     assert_eq!(world.take_one(conn).status(), 401);
 }
 
-// Decision 12: whoever has proven least makes room, and that is not a client in the midst of its login. The flood sends
-// more than the client and comes by all stages.
+// Decision 12: the connection that has proven least makes room, and that is not a client in the midst of its login. The
+// flood sends more than the client and reaches all stages.
 #[test]
 fn a_flood_makes_room_and_a_login_goes_on() {
     let mut world = world(|s| s.limits.unauthenticated_per_core_max = 5);
@@ -151,7 +151,7 @@ fn a_flood_makes_room_and_a_login_goes_on() {
         let gone: Vec<usize> = (0..4).filter(|n| world.is_closed(flood[*n])).collect();
         assert_eq!(gone, (goes..4).collect::<Vec<_>>());
     }
-    // With one each, it is the silent ones that go.
+    // With one each, the silent ones go.
     world.advance_to(client, Stage::Handshake);
     for n in 1..=3 {
         stays(&mut world, 0, &format!("203.0.113.{n}")).unwrap();
@@ -190,7 +190,7 @@ fn the_source_with_the_most_on_all_cores_makes_room() {
     world.close_all();
 }
 
-// Whoever counts is told again, and what it says afterwards is true.
+// The new counter is told again, and what it reports after that is right.
 #[test]
 fn what_a_source_has_on_all_cores_survives_the_death_of_any_other_core() {
     for dying in 1..CORES {
@@ -223,7 +223,7 @@ fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
     assert!(was_reached(&world, Limit::Connections));
     let (carol, _) = world.client(0, "carol");
     assert!(world.is_closed(flood[1]));
-    // Nobody is left who could.
+    // No connection is left that could make room.
     assert_eq!(world.try_connect(0, true, "192.0.2.1"), Err(Limit::Connections));
     assert!([alice, bob, carol].iter().all(|conn| !world.is_closed(*conn)));
     world.lose(bob);
@@ -246,7 +246,7 @@ fn a_next_hop_finds_room_in_a_relay_that_is_full_of_newcomers() {
     world.close_all();
 }
 
-// One that is being closed holds its place for as long as its peer likes, but not against others.
+// A closing connection holds its place for as long as its peer likes, but not against others.
 #[test]
 fn a_connection_that_is_being_closed_makes_room_first() {
     let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
@@ -310,16 +310,16 @@ fn failed_auths_of_an_address_ban_it_on_every_core_until_the_window_ends() {
     world.close_all();
 }
 
-// S9, S10: the same for users, and for those that do not exist.
+// S9, S10: the same for users, also for those that do not exist.
 #[test]
 fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
-    for user in ["bob", "nobody"] {
+    for user in ["bob", "absent"] {
         let mut world = world(|s| s.limits.auth_failures_per_user_max = 3);
         for n in 0..3_usize {
             let conn = stays(&mut world, n, &format!("192.0.2.{n}")).unwrap();
             assert_eq!(guess(&mut world, conn, user, "guess").status(), 401);
         }
-        // The operator reads who it is that is locked out.
+        // The operator reads which user is locked out.
         let told = format!("user: Some(\"{user}\")");
         let is_told = |event: &String| event.contains("AuthFailuresPerUser") && event.contains(&told);
         assert_eq!(world.events.iter().filter(|event| is_told(event)).count(), 1, "{:?}", world.events);
@@ -331,8 +331,8 @@ fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
     }
 }
 
-// A name that a stranger has made up is kept for the log, and no more of it than the log shows: each client behind a relay
-// may have made up one, and they count as much as a short one takes.
+// Of a name that a stranger has made up, only as much is kept as the log shows. Each client behind a relay may make up
+// one, so the rest of it must not cost memory.
 #[test]
 fn of_a_name_that_was_tried_only_the_beginning_is_kept() {
     let mut world = world(|s| s.limits.auth_failures_per_user_max = 1);
@@ -365,7 +365,7 @@ fn sessions_of_a_user_are_bounded_over_all_cores() {
     world.close_all();
 }
 
-// Better one session too many than nobody at all.
+// One session too many is better than none at all.
 #[test]
 fn a_claim_is_granted_when_the_core_that_counts_dies() {
     for dying in 1..CORES {
@@ -401,7 +401,7 @@ fn an_expired_session_no_longer_counts_among_its_users() {
     world.close_all();
 }
 
-// S6, S7: what of a head is too long or too many is counted under the limit that says so.
+// S6, S7: each excess in a head is counted under the limit that it exceeds.
 #[test]
 fn each_bound_of_a_head_has_its_counter() {
     let uri = |id: &str| format!("msrp://h.example:7000/{id};tcp");
@@ -426,7 +426,7 @@ fn each_bound_of_a_head_has_its_counter() {
         };
         world.send(client, request.bytes());
         world.run();
-        // Of what cannot be read there is nobody to be told.
+        // An unreadable request has no sender to answer.
         assert!(world.take(client).iter().all(|frame| frame.is("400")), "{limit:?}");
         assert!(was_reached(&world, limit), "{limit:?}: {:?}", world.events);
         assert_eq!(world.relay(0).stats().limits_reached[limit as usize], 1);
@@ -434,7 +434,7 @@ fn each_bound_of_a_head_has_its_counter() {
     }
 }
 
-// What the operator reads of the relay's work is counted one by one.
+// The operator's counters of the relay's work.
 #[test]
 fn chunks_bytes_dials_and_reports_are_counted() {
     let mut world = world(|_| ());
@@ -490,7 +490,7 @@ fn a_relay_that_stops_reads_no_more_and_then_closes_everybody() {
     assert_eq!(world.take(pair.bob).len(), 1, "what had been answered is still delivered");
 }
 
-// Who has a session is left alone while the relay drains; who has none is sent elsewhere.
+// A draining relay leaves its clients' sessions alone, and sends clients without a session elsewhere.
 #[test]
 fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
     let mut world = world(|_| ());
@@ -505,7 +505,7 @@ fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
     assert_eq!(refused.status(), 408, "{refused:?}");
     world.run();
     assert!(world.is_closed(stranger));
-    // Prolonged, and given another URI.
+    // Prolonged, and replaced by another URI.
     for to in [pair.alice_session.clone(), relay_uri()] {
         let uri = pair.alice_uri.clone();
         assert_eq!(world.auth_to(pair.alice, "alice", (&to, &uri), "").status(), 200);
@@ -515,7 +515,7 @@ fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
     world.close_all();
 }
 
-// F9: the relay has answered for what nobody will answer it any more.
+// F9: the relay has answered 200 for requests that no hop will answer any more.
 #[test]
 fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
     for bob_core in [0, 1] {
@@ -541,7 +541,7 @@ fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
     }
 }
 
-// What an operator accounts for: bytes each way, once, and why it is over.
+// What an operator accounts for: bytes each way, once, and the reason of the end.
 #[test]
 fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
     for bob_core in [0, 1] {
@@ -586,9 +586,9 @@ fn a_stranger_that_asks_for_challenges_without_end_is_closed() {
     world.close_all();
 }
 
-// A client that goes before its claim is answered leaves nothing behind.
+// A client that leaves before its claim is answered leaves nothing behind.
 #[test]
-fn a_session_that_was_granted_to_nobody_is_given_back() {
+fn session_of_a_client_that_left_is_given_back() {
     for core in 0..CORES {
         let mut world = world(|s| s.limits.sessions_per_user_max = 1);
         let conn = world.connect(core);
@@ -666,7 +666,7 @@ fn failed_dials_of_a_user_ban_further_ones() {
     world.close_all();
 }
 
-// S3: who is gone before the dial has failed has tried all the same.
+// S3: a client that left before the dial failed has still tried.
 #[test]
 fn dials_that_fail_after_their_client_has_left_count_as_well() {
     let mut world = world(|s| s.limits.dial_failures_per_user_max = 3);
@@ -691,7 +691,7 @@ fn dials_that_fail_after_their_client_has_left_count_as_well() {
     world.close_all();
 }
 
-// S10: a core that is started again refuses whom the others refuse.
+// S10: a restarted core refuses the addresses that the others refuse.
 #[test]
 fn a_core_that_comes_again_knows_the_bans_that_hold() {
     let mut world = world(|s| s.limits.auth_failures_per_address_max = 3);
@@ -699,7 +699,7 @@ fn a_core_that_comes_again_knows_the_bans_that_hold() {
         let conn = stays(&mut world, n % CORES, "192.0.2.1").unwrap();
         assert_eq!(guess(&mut world, conn, "bob", "guess").status(), 401);
     }
-    // One after the other; whoever counts this address forgets what it counted, not what it banned.
+    // One after the other; a core that counts this address forgets the count, not the ban.
     let mut refused = 0;
     for core in 0..CORES {
         world.kill_core(core, true);
@@ -739,7 +739,7 @@ fn a_claim_that_a_core_could_not_hear_yet_is_made_again_when_it_is_up() {
         }
         world.run();
         world.take(conn);
-        // It has its place, and nobody else of this user another.
+        // It has its place, and this user gets no other one.
         let second = world.connect(1);
         let uri = world.end(second).uri.clone();
         let refused = world.auth_round(second, user, &uri, "");
@@ -749,7 +749,7 @@ fn a_claim_that_a_core_could_not_hear_yet_is_made_again_when_it_is_up() {
     assert!(waited > 0, "all three are counted by the core that asked");
 }
 
-// C5: disuse begins when a session ends, not when its client last had something to say.
+// C5: disuse begins when a session ends, not with its client's last request.
 #[test]
 fn a_connection_that_was_in_use_until_now_is_not_idle_yet() {
     let mut world = world(|_| ());
@@ -766,7 +766,7 @@ fn a_connection_that_was_in_use_until_now_is_not_idle_yet() {
     world.close_all();
 }
 
-// C3: what goes astray now and then, among requests that do not, never ends a connection in use.
+// C3: occasional stray requests, among valid ones, never end a connection in use.
 #[test]
 fn strays_count_only_in_a_row() {
     let mut world = world(|s| s.limits.refused_requests_max = 4);
@@ -791,7 +791,7 @@ fn strays_count_only_in_a_row() {
     world.close_all();
 }
 
-// A refresh whose session ends while it is looked up is told so.
+// A refresh whose session ends during the look-up gets 481.
 #[test]
 fn a_refresh_that_is_looked_up_for_longer_than_its_session_lasts_gets_481() {
     let mut world = world(|_| ());
@@ -812,10 +812,10 @@ fn a_refresh_that_is_looked_up_for_longer_than_its_session_lasts_gets_481() {
     world.close_all();
 }
 
-// S14: many stalled receivers fill the budget; then nobody new comes in, all others go on, and what one
-// core does not need another may use.
+// S14: many stalled receivers fill the budget. Then no new client gets in, all others go on, and one core may use what
+// another does not need.
 #[test]
-fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_a_byte() {
+fn memory_budget_holds_up_senders_and_newcomers_and_loses_no_byte() {
     const BUDGET: usize = 4 << 20;
     let mut world = world(|s| s.limits.queue_bytes_total = BUDGET);
     world.read_max = 4096;
@@ -848,8 +848,8 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_a_byte() {
     world.close_all();
 }
 
-// What strangers leave unfinished is memory, too: they cannot make it short for those who come after them, nor for those
-// who have sessions.
+// Unfinished input of strangers takes memory, too: it must not make memory short for later clients, or for those that
+// have sessions.
 #[test]
 fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out() {
     const BUDGET: usize = 4 << 20;
@@ -876,7 +876,7 @@ fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out
     world.close_all();
 }
 
-// C2: refused again and again before anybody vouches for it.
+// C2: refused again and again before it has proven anything.
 #[test]
 fn a_stranger_whose_requests_are_all_refused_is_closed_early() {
     let mut world = world(|s| s.limits.refused_requests_max = 5);
@@ -892,7 +892,7 @@ fn a_stranger_whose_requests_are_all_refused_is_closed_early() {
     assert_eq!(world.link(conn).closing, Some(CloseReason::Refusals));
 }
 
-// C2: a connection that is closed takes a while to be gone; what made it close is not due again meanwhile.
+// C2: a closing connection takes a while to be gone; the reason for closing it is not due again meanwhile.
 #[test]
 fn a_connection_that_is_being_closed_is_not_closed_again_with_each_tick() {
     let settings = settings(1);
@@ -900,7 +900,7 @@ fn a_connection_that_is_being_closed_is_not_closed_again_with_each_tick() {
     let me = CoreId { index: 0, incarnation: 0 };
     let mut relay = Relay::new(me, settings, [1; 32], start);
     let mut out = OutBatch::new();
-    let transport = Transport { secure: true, port: testkit_pure::PORT };
+    let transport = Transport { secure: true, port: testkit_pure::PORT, websocket: false };
     let peer = relay.accept(start, transport, "192.0.2.1".parse().unwrap()).unwrap();
     assert_eq!(relay.next_deadline(), Some(start + wait));
     relay.handle(start + wait, Input::Tick);
@@ -915,8 +915,7 @@ fn a_connection_that_is_being_closed_is_not_closed_again_with_each_tick() {
     assert_eq!(closed(&mut relay), 0);
 }
 
-// A client that sends a message and closes its side at once still gets the answer, on whatever core
-// that is decided.
+// A client that sends a message and closes its side at once still gets the answer, whichever core decides it.
 #[test]
 fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
     for bob_core in 0..2 {
@@ -933,7 +932,7 @@ fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
     }
 }
 
-/// The config is read again: core by core, each of them at rest before the next one hears of it, or not.
+/// The config is read again, core by core. Either each core settles before the next one gets it, or not.
 fn reconfigure(world: &mut World, cores: [usize; CORES], change: impl FnOnce(&mut Settings)) {
     let mut settings = world.settings.clone();
     change(&mut settings);
@@ -949,9 +948,9 @@ fn reconfigure(world: &mut World, cores: [usize; CORES], change: impl FnOnce(&mu
 
 const ORDERS: [[usize; CORES]; 2] = [[0, 1, 2], [2, 1, 0]];
 
-// What is written and not yet credited under large queues would fill small ones for ever.
+// Bytes that were written and not yet credited under large queues would fill small ones for ever.
 #[test]
-fn queues_that_shrink_while_a_message_is_under_way_hold_nobody_up() {
+fn queues_that_shrink_under_a_message_do_not_block_it() {
     for (bob_core, order) in [(0, ORDERS[0]), (1, ORDERS[0]), (1, ORDERS[1])] {
         let mut world = world(|_| ());
         world.read_max = 4096;
@@ -972,7 +971,7 @@ fn queues_that_shrink_while_a_message_is_under_way_hold_nobody_up() {
     }
 }
 
-// Who came while nobody counted counts among its user's sessions as soon as somebody does.
+// Sessions that began while no core counted count among their user's as soon as one does.
 #[test]
 fn sessions_that_began_without_a_limit_count_when_there_is_one() {
     for order in ORDERS {
@@ -987,7 +986,7 @@ fn sessions_that_began_without_a_limit_count_when_there_is_one() {
         world.lose(first);
         world.run();
         world.client(2, "alice");
-        // And nobody counts any more, and counts again.
+        // Then no core counts any more, and then one counts again.
         reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 0);
         world.client(0, "alice");
         world.lose(second);
@@ -1001,7 +1000,7 @@ fn sessions_that_began_without_a_limit_count_when_there_is_one() {
 }
 
 #[test]
-fn a_rate_that_is_set_holds_for_sessions_that_there_are_and_one_that_is_taken_back_for_nobody() {
+fn reload_applies_rate_to_existing_sessions_and_lifts_it() {
     const RATE: u64 = 100_000;
     for order in ORDERS {
         let mut world = world(|_| ());

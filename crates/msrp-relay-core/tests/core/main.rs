@@ -1,7 +1,7 @@
-//! The pure core from outside: no socket, a clock that is stepped, everything deterministic.
+//! The pure core from outside: no socket, a stepped clock, everything deterministic.
 //!
-//! One binary, its modules named by what they are about. `rfc` has one test for each requirement that no other module
-//! holds; `sim` is the seeded simulator; `vectors` are worked examples.
+//! One binary, with modules named by their subject. `rfc` has one test for each requirement that no other module tests;
+//! `sim` is the seeded simulator; `vectors` are worked examples.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 #![allow(
     clippy::disallowed_methods,
@@ -14,6 +14,8 @@ mod auth;
 mod binding;
 mod failure;
 mod limits;
+mod meet;
 mod rfc;
 mod sim;
 mod vectors;
+mod websocket;

@@ -28,7 +28,7 @@ fn uri(name: &str) -> String {
     digest("consts", name)
 }
 
-/// A frame taken apart.
+/// A parsed frame.
 #[derive(PartialEq, Eq, Debug)]
 struct Parsed {
     head: Head,
@@ -38,7 +38,7 @@ struct Parsed {
     end_bytes: Vec<u8>,
 }
 
-/// Takes one frame apart, arriving in reads that end at `splits`.
+/// Parses one frame that arrives in reads that end at `splits`.
 fn parse_split(input: &[u8], splits: &[usize]) -> Parsed {
     let mut parser = Parser::new(ParserLimits::default());
     let (mut head, mut head_bytes, mut body, mut end) = (None, vec![], vec![], None);

@@ -1,8 +1,8 @@
-//! A peer that can do with TLS 1.3's records whatever it likes, and connections that are the same in every run.
+//! A peer that can send any TLS 1.3 record, over connections that are the same in every run.
 //!
-//! Randomness, key shares and the certificate are fixed: two handshakes of one kind agree on the same keys, so what two
-//! record layers make of the same bytes can be compared byte for byte. The keys are derived here a second time, as
-//! RFC 8446, 7.1 to 7.3, writes it, from the secrets that rustls tells a key log.
+//! Randomness, key shares and the certificate are fixed: two handshakes of one kind agree on the same keys, so the
+//! output of two record layers for the same bytes can be compared byte for byte. The keys are derived here a second
+//! time, as in RFC 8446, 7.1 to 7.3, from the secrets that rustls gives a key log.
 
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -34,7 +34,7 @@ pub const UPDATE_AND_ASK: [u8; 5] = [24, 0, 0, 1, 1];
 
 const TAG_BYTES: usize = 16;
 
-/// What is agreed on.
+/// What the handshake agrees on.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Ours is the server's side.
@@ -60,12 +60,12 @@ impl Terms {
     }
 }
 
-/// Shakes hands. Returns our end, with the record layer asked for, and what holds the other end's keys.
+/// Shakes hands. Returns our end, with the wanted record layer, and the other end's keys.
 pub fn connect(terms: Terms, layer: RecordLayer) -> (TlsConn, Peer) {
     let (mut ours, mut theirs, log) = begin(terms, layer);
     let (mut plain, mut to_them, mut to_us) = (Vec::new(), Vec::new(), Vec::new());
     ours.receive(&mut [], &mut plain, &mut to_them).unwrap();
-    // Two flights there, two back.
+    // Two flights in each direction.
     for _ in 0..4 {
         feed(&mut theirs, &std::mem::take(&mut to_them));
         while theirs.wants_write() {
@@ -113,7 +113,7 @@ fn server_config(terms: Terms) -> ServerConfig {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    // Tickets are the script's to send.
+    // The script sends the tickets.
     config.send_tls13_tickets = 0;
     config
 }
@@ -138,7 +138,7 @@ fn fixed_provider(terms: Terms) -> Arc<CryptoProvider> {
     })
 }
 
-/// Always the same: as a source of randomness, and as a key exchange.
+/// Always the same, as a source of randomness and as a key exchange.
 #[derive(Debug)]
 struct Fixed;
 
@@ -173,7 +173,7 @@ impl ActiveKeyExchange for Fixed {
     }
 }
 
-/// Takes any certificate: who is at the other end is not what is looked at here.
+/// Accepts any certificate: these tests are not about who is at the other end.
 #[derive(Debug)]
 struct Anybody;
 
@@ -257,7 +257,7 @@ impl Peer {
         record
     }
 
-    /// Reads whole records that we wrote, and follows their KeyUpdates. Each must be as RFC 8446 has it.
+    /// Reads whole records that we wrote, and follows their KeyUpdates. Each must follow RFC 8446.
     pub fn read(&mut self, mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
         let mut records = Vec::new();
         while !wire.is_empty() {

@@ -1,8 +1,8 @@
 //! The keys of one direction: TLS 1.3's record protection with AES-GCM (RFC 8446, sections 5.2 to 5.4).
 //!
-//! Invariants: the sequence number rises with every record and never comes again, so no nonce does; nothing that has not
-//! been authenticated leaves [`Half::open`]; the key and the IV are wiped when they are dropped (the key by aws-lc).
-//! It must not know what a record means.
+//! Invariants: the sequence number rises with every record and never repeats, so no nonce does; only authenticated
+//! bytes leave [`Half::open`]; the key and the IV are wiped when they are dropped (the key by aws-lc). It must not know
+//! what a record means.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::crypto::cipher::{AeadKey, Iv};
@@ -35,11 +35,11 @@ pub(super) struct Half {
 /// Why a record cannot be opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum OpenError {
-    /// Not of the peer, or not what it sent.
+    /// Not from the peer, or altered on the way.
     Forged,
     /// More inside than RFC 8446 allows.
     TooLong,
-    /// No content type: zeros alone.
+    /// No content type, only zeros.
     OnlyPadding,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn knows(suite: CipherSuite) -> bool {
 }
 
 impl Half {
-    /// Begins at the sequence number that rustls has come to.
+    /// Begins at the sequence number that rustls has reached.
     pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, TlsError> {
         let (algorithm, key, iv): (_, AeadKey, Iv) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
@@ -81,12 +81,12 @@ impl Half {
         self.sequence = sequence;
     }
 
-    /// How many records this key has protected, in whosever hands.
+    /// How many records this key has protected, by rustls or by us.
     pub(super) fn records(&self) -> u64 {
         self.sequence
     }
 
-    /// Appends to `plain` what is in a record, and returns its type. Nothing is appended where that fails.
+    /// Appends a record's content to `plain`, and returns its type. Appends nothing if that fails.
     pub(super) fn open(
         &mut self,
         header: [u8; HEADER_BYTES],
@@ -109,7 +109,7 @@ impl Half {
         content.map(|(_, kind)| kind)
     }
 
-    /// Appends a record that holds `content`, which must not be longer than one may be.
+    /// Appends a record that holds `content`, which must fit one record.
     pub(super) fn seal(
         &mut self,
         kind: ContentType,

@@ -1,5 +1,5 @@
-//! What a peer may send, may not send and will be told: records made by hand, against both record layers where they
-//! can be compared.
+//! What a peer may send, what it may not send, and what it is answered: records made by hand, against both record
+//! layers where they compare.
 
 use super::*;
 use crate::RecordLayer;
@@ -32,7 +32,7 @@ impl Pair {
         assert_eq!(self.receive(wire).unwrap(), wire.len());
     }
 
-    /// The bytes are refused, the connection is over, and the peer is told so.
+    /// The bytes are refused, the connection is over, and the peer gets the alert.
     #[track_caller]
     fn refuses(mut self, wire: &[u8], alert: AlertDescription) -> Error {
         let before = self.plain.len();
@@ -116,7 +116,7 @@ fn nothing_in_a_record_can_be_changed() {
                 let mut altered = record.clone();
                 altered[at] ^= flip;
                 let mut pair = Pair::new(terms);
-                // A longer record is waited for; what comes next is part of it then.
+                // A longer record is awaited; the next bytes are then part of it.
                 let received = pair.receive(&altered).and_then(|used| match used {
                     0 => pair.receive(&[altered, vec![0; 1 << 16]].concat()),
                     used => Ok(used),
@@ -177,7 +177,7 @@ fn zeros_alone_are_no_record() {
 
 #[test]
 fn a_record_too_long_is_refused_by_its_header_or_when_it_is_open() {
-    // One byte more inside than may be, in ciphertext of a length that may be.
+    // One byte too much inside, in ciphertext of a permitted length.
     for (length, padding) in [(16_385, 0), (16_384, 1), (1, 16_384), (0, 16_600)] {
         let mut pair = Pair::new(SERVER);
         let record = pair.peer.write.seal(DATA, &pattern(length), padding);
@@ -203,7 +203,7 @@ fn after_the_handshake_every_record_looks_like_data() {
     for kind in (0..=255).filter(|kind| *kind != DATA) {
         Pair::new(SERVER).refuses(&[kind], AlertDescription::UnexpectedMessage);
     }
-    // The dummy of the compatibility mode, which is dropped before.
+    // The dummy of the compatibility mode, which is dropped before the handshake ends.
     let error =
         Pair::new(CLIENT).refuses(&[CHANGE_CIPHER_SPEC, 3, 3, 0, 1, 1], AlertDescription::UnexpectedMessage);
     assert_eq!(error, PeerMisbehaved::IllegalMiddleboxChangeCipherSpec.into());
@@ -366,7 +366,7 @@ fn key_updates_without_data_between_them_are_bounded() {
     for _ in 0..3 {
         let flood: Vec<u8> = (0..KEY_UPDATES_MAX).flat_map(|_| pair.peer.update(UPDATE_AND_ASK)).collect();
         pair.accepts(&flood);
-        // What is empty is not data.
+        // Empty data is not data.
         let data = [pair.peer.data(b""), pair.peer.data(b"x")].concat();
         pair.accepts(&data);
     }
@@ -433,7 +433,7 @@ fn tickets_are_for_clients_however_they_are_cut() {
                 tickets.chunks(size).map(|part| pair.peer.write.seal(HANDSHAKE, part, 0)).collect();
             for record in parts {
                 pair.accepts(&record);
-                // We go on meanwhile.
+                // We continue meanwhile.
                 assert_eq!(pair.sends(b"x"), [(DATA, b"x".to_vec())]);
             }
             let data = pair.peer.data(b"data");
@@ -460,7 +460,7 @@ fn malformed_and_endless_tickets_are_refused() {
     let record = pair.peer.write.seal(HANDSHAKE, &[4, 1, 0, 1], 0);
     pair.refuses(&record, AlertDescription::DecodeError);
 
-    // The longest that is taken is kept until its last byte, and no longer.
+    // The longest permitted message is kept until its last byte, and no longer.
     let mut pair = Pair::new(CLIENT);
     let mut message = vec![4, 1, 0, 0];
     message.resize(4 + FRAGMENTS_BYTES_MAX, 0);
@@ -532,7 +532,7 @@ fn nothing_secret_can_be_printed() {
     assert!(!shown.contains("key") && !shown.contains("iv:"), "{shown}");
 }
 
-/// What the fuzzer runs, on scripts without pattern.
+/// What the fuzzer runs, on random scripts.
 #[test]
 fn both_record_layers_say_the_same() {
     for seed in 0..400_u32 {

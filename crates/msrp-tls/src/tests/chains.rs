@@ -1,4 +1,4 @@
-//! What a caller or a next hop shows, honest or made up to cost us time, in whole handshakes.
+//! Chains that a caller or a next hop shows, honest or made up to cost us time, in whole handshakes.
 
 use super::relays::{VERSIONS, client, seen_by};
 use super::*;
@@ -22,7 +22,7 @@ fn caller(shown: &Shown) -> Option<Identity> {
     Some(Identity { chain, key, names: Vec::new() })
 }
 
-/// What this relay makes of a next hop that shows this.
+/// The relay's verdict on a next hop that shows this chain.
 fn dialled(
     setup: &TlsSetup,
     shown: &Shown,
@@ -104,7 +104,7 @@ fn self_signed_certificate_that_is_named_is_taken_from_callers_and_next_hops() {
     }
 }
 
-/// CPU of one handshake, in microseconds: of both sides, in this thread.
+/// CPU of one handshake, in microseconds, of both sides in this thread.
 fn cost(mut handshake: impl FnMut()) -> u128 {
     let spent = || {
         let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -1,4 +1,4 @@
-//! Who is a relay, by what it shows in the handshake.
+//! Which clients are relays, by the certificate they show in the handshake.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::trust::Authorities;
 
 const RELAY: &str = "inner.example.net";
 
-/// What is unusual about a certificate.
+/// The unusual properties of a certificate.
 #[derive(Default)]
 struct Wish {
     usages: Vec<rcgen::ExtendedKeyUsagePurpose>,
@@ -72,7 +72,7 @@ pub(super) fn client(
     Arc::new(config)
 }
 
-/// What the server makes of a client, once both have said something.
+/// The server's verdict on a client, once both have sent something.
 pub(super) fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client {
     let mut client = End::our_client(client, NAME);
     let tls = TlsConn::server(Arc::clone(&setup.server)).unwrap().recognising(setup.relays.clone());
@@ -88,7 +88,7 @@ pub(super) fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize)
 pub(super) const VERSIONS: [&rustls::SupportedProtocolVersion; 2] =
     [&rustls::version::TLS13, &rustls::version::TLS12];
 
-/// The same with both versions and both record layers, in pieces of several sizes: all must agree.
+/// The same with both versions and both record layers, in parts of several sizes: all must agree.
 fn judged(shown: impl Fn() -> Option<Identity>) -> Client {
     let mut verdicts = Vec::new();
     for layer in [RecordLayer::Rustls, RecordLayer::Direct] {
@@ -144,7 +144,7 @@ fn client_with_any_other_certificate_is_no_relay_and_may_go_on() {
     }
 }
 
-// What is wrong with a certificate matters only where a trusted authority has signed it: anybody can make up the others.
+// A certificate's fault matters only if a trusted authority has signed it: everyone can make up the others.
 #[test]
 fn what_is_wrong_is_told_only_of_certificates_that_a_trusted_authority_vouches_for() {
     use testkit_certs as made;
@@ -187,21 +187,21 @@ fn what_is_wrong_is_told_only_of_certificates_that_a_trusted_authority_vouches_f
     );
 }
 
-// RFC 4976, 9.2: clients show nothing, as a rule.
+// RFC 4976, 9.2: clients usually show nothing.
 #[test]
-fn client_without_a_certificate_is_nobody_in_particular() {
+fn client_without_a_certificate_is_unknown() {
     assert_eq!(judged(|| None), Client::Unknown);
 }
 
 #[test]
-fn where_nobody_vouches_for_relays_nobody_is_one() {
+fn without_trusted_authorities_no_client_is_a_relay() {
     let trust = Trust { called: Roots::Certificates(vec![pki().root.clone()]), calling: None };
     let setup = TlsSetup::new(vec![identity(&[NAME])], NAME, &trust, RecordLayer::Direct).unwrap();
     let shows = client(Some(made(Wish::default())), &rustls::version::TLS13, RecordLayer::Direct);
     assert_eq!(seen_by(&setup, &shows, usize::MAX), Client::Unknown);
 }
 
-// Between two of these, the certificate for the host name is shown without being told to.
+// Between these two, the relay shows the certificate for the host name without a setting for it.
 #[test]
 fn relay_shows_its_own_certificate_to_a_relay_that_it_calls() {
     for layer in [RecordLayer::Rustls, RecordLayer::Direct] {

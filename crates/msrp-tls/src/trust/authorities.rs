@@ -1,4 +1,5 @@
-//! Whom an operator or a user trusts, and the verifier of a server's certificate that follows from it.
+//! The certificates that an operator or a user trusts, and the verifier of a server's certificate that follows from
+//! them.
 
 use std::collections::HashSet;
 
@@ -15,13 +16,13 @@ use rustls::{
 use super::certificate::{Outline, may_sign};
 use super::path::{self, Anchors, NoPath};
 
-/// Trusted certificates: of authorities, and, where they were named one by one, each for itself too.
+/// Trusted certificates: authorities, and single certificates that the operator or user named.
 ///
-/// A certificate that was named is taken when a peer shows exactly it, whatever it says of its use: `openssl req -x509` makes
-/// self-signed certificates of servers that call themselves authorities. Its name and its dates count all the same.
+/// A named certificate is accepted when a peer shows exactly it, whatever usage it states: `openssl req -x509` makes
+/// self-signed certificates of servers that call themselves authorities. Its name and its dates still count.
 ///
-/// What is no authority by its own word is trusted for itself alone: webpki asks nothing of a trust anchor, so who holds
-/// the key of such a certificate could sign others for any name.
+/// A certificate that does not state that it is an authority is trusted for itself alone. webpki checks nothing of a
+/// trust anchor, so the holder of such a certificate's key could otherwise sign certificates for any name.
 #[derive(Clone, Debug)]
 pub struct Authorities {
     roots: RootCertStore,
@@ -33,7 +34,7 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// None yet. Signatures are verified by these algorithms.
+    /// No certificates yet. Signatures are verified with these algorithms.
     #[must_use]
     pub fn none(algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self {
@@ -45,7 +46,7 @@ impl Authorities {
         }
     }
 
-    /// Trusts a certificate that somebody has named.
+    /// Trusts a certificate that the operator or user named.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -55,8 +56,8 @@ impl Authorities {
         Ok(())
     }
 
-    /// Trusts what an authority has signed, one of the system's; not what shows its certificate. One that is no
-    /// authority is trusted as if it had been named.
+    /// Trusts what one of the system's authorities has signed, but not a peer that shows the authority's own
+    /// certificate. A certificate that is not an authority's is trusted as if it had been named.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -87,7 +88,7 @@ impl Authorities {
         self.len() == 0
     }
 
-    /// By whom a certificate is to be signed, for a peer that has several.
+    /// The issuers that a peer with several certificates can choose by.
     pub(crate) fn issuers(&self) -> Vec<DistinguishedName> {
         self.roots.subjects().into_iter().chain(self.issuers_of_others.iter().cloned()).collect()
     }
@@ -115,7 +116,7 @@ impl Authorities {
         path::find(own, others, &self.anchors, now)
     }
 
-    /// Whether what a server shows leads here.
+    /// Whether a server's chain leads to one of these.
     fn verify_server_chain(
         &self,
         own: &CertificateDer<'_>,
@@ -136,7 +137,7 @@ impl Authorities {
     }
 }
 
-/// Whether a certificate is valid at this time by its own word.
+/// Whether a certificate states that it is valid at this time.
 pub(crate) fn in_its_dates(certificate: &CertificateDer<'_>, time: UnixTime) -> Result<(), CertificateError> {
     let outline = Outline::of(certificate).ok_or(CertificateError::BadEncoding)?;
     let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));

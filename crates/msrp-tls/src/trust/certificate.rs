@@ -1,8 +1,8 @@
-//! What a certificate says about itself: names, dates, who has issued it.
+//! What a certificate states: names, dates, its issuer.
 //!
-//! Nothing here is proof: whether a certificate is *trusted* is webpki's business. What is read here is shown to people, and
-//! decides in which order certificates are put before webpki judges them ([`super::path`]). Reads just as much DER as that
-//! takes (RFC 5280, 4.1 and 4.2.1); anything unexpected yields nothing. (webpki lists no wildcards, and no key identifiers.)
+//! Nothing here is proof: webpki decides whether a certificate is *trusted*. What is read here is shown to people, and
+//! orders certificates before webpki judges them ([`super::path`]). Reads only as much DER as that takes (RFC 5280, 4.1
+//! and 4.2.1); anything unexpected yields nothing. (webpki lists no wildcards, and no key identifiers.)
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ const EXPLICIT_EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 const ISSUER_KEY_ID: u8 = 0x80;
-/// Parts of one name that are read: more are nothing for people.
+/// Parts of one name that are read: more are of no use to people.
 const NAME_PARTS_MAX: usize = 8;
 /// 2.5.29.14
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
@@ -53,7 +53,7 @@ pub fn distinguished_names(certificate: &CertificateDer<'_>) -> Option<(String, 
     Some((distinguished_name(outline.subject), distinguished_name(outline.issuer)))
 }
 
-/// The parts of a name that people go by, in their order; empty if there is none of them.
+/// The parts of a name that people know it by, in their order; empty if there is none of them.
 fn distinguished_name(mut rest: &[u8]) -> String {
     let mut parts = Vec::new();
     while let Some((SET, attributes, behind)) = any_element(rest).filter(|_| parts.len() < NAME_PARTS_MAX) {
@@ -94,12 +94,12 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     Some((not_before, not_after))
 }
 
-/// What of a certificate tells where it belongs.
+/// The parts of a certificate that tell its place in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outline<'a> {
-    /// What is in the name of its subject.
+    /// The content of its subject's name.
     pub(crate) subject: &'a [u8],
-    /// What is in the name of its issuer.
+    /// The content of its issuer's name.
     pub(crate) issuer: &'a [u8],
     /// The identifier of its key.
     pub(crate) key_id: Option<&'a [u8]>,
@@ -133,14 +133,14 @@ impl<'a> Outline<'a> {
         })
     }
 
-    /// Whether it is valid then, by its own word.
+    /// Whether it states that it is valid at this time.
     pub(crate) const fn valid_at(&self, seconds: u64) -> bool {
         self.not_before <= seconds && seconds <= self.not_after
     }
 }
 
-/// Whether a certificate may sign others by its own word (RFC 5280, 4.2.1.9). One of version 1 cannot say, and is good for
-/// nothing else.
+/// Whether a certificate states that it may sign others (RFC 5280, 4.2.1.9). One of version 1 cannot say so, and is
+/// good for nothing else.
 pub(crate) fn may_sign(certificate: &CertificateDer<'_>) -> bool {
     if version(certificate).is_none() {
         return true;
@@ -150,7 +150,7 @@ pub(crate) fn may_sign(certificate: &CertificateDer<'_>) -> bool {
     is_ca.is_some_and(|(value, _)| value == [0xff])
 }
 
-/// What stands for the version of a certificate; nothing does for version 1.
+/// The version field of a certificate; version 1 has none.
 fn version(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
     let (fields, _) = element(certificate, SEQUENCE)?;

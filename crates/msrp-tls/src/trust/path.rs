@@ -1,13 +1,13 @@
-//! Which of the certificates that a peer shows lead from its own to an authority: one candidate, found without looking at
-//! a signature.
+//! The certificates that lead from a peer's own to an authority, of all that it shows: one candidate, found without
+//! checking a signature.
 //!
-//! TLS lets a peer send certificates in any order, twice, and ones that lead nowhere (RFC 8446, 4.4.2). webpki tries every
-//! order of what it is given, which costs seconds where a dozen certificates bear one name. So what it is given is one line:
-//! each certificate names the next one as its issuer, no two bear one name, and there are at most [`ISSUERS_MAX`] of them in
-//! [`PATH_BYTES_MAX`] bytes. webpki has no choice left and judges each of them once.
+//! TLS lets a peer send certificates in any order, twice, and ones that lead nowhere (RFC 8446, 4.4.2). webpki tries
+//! every order of what it gets, which takes seconds if a dozen certificates have one name. So it gets a single line:
+//! each certificate names the next one as its issuer, no two have the same name, and there are at most [`ISSUERS_MAX`]
+//! of them in [`PATH_BYTES_MAX`] bytes. webpki then has no choice, and judges each of them once.
 //!
-//! The candidate is chosen by the names of subject and issuer, by key identifiers and by dates, in favour of the shortest way
-//! to an authority; among equals the peer's order counts. Who signed what is webpki's to say. It must not know TLS.
+//! Names of subject and issuer, key identifiers and dates choose the candidate, in favour of the shortest way to an
+//! authority; among equals the peer's order counts. webpki decides who signed what. It must not know TLS.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,20 +21,20 @@ pub(crate) const ISSUERS_MAX: usize = 4;
 /// Bytes of a whole path, the peer's own certificate included. A usual one has 2 to 5 KB.
 pub(crate) const PATH_BYTES_MAX: usize = 16 * 1024;
 
-/// Different certificates, besides its own, that are looked at: the work grows with their square. An honest peer sends two or
-/// three, and a few that lead nowhere.
+/// Different certificates, besides its own, that are examined: the work grows with the square of their number. An
+/// honest peer sends two or three, and a few that lead nowhere.
 const CANDIDATES_MAX: usize = 32;
 
-/// Certificates that are looked at at all, repeated and unreadable ones included: a peer can show ten thousand scraps.
+/// Certificates that are looked at, repeated and unreadable ones included: a peer can show ten thousand scraps.
 const SHOWN_MAX: usize = 2 * CANDIDATES_MAX;
 
 /// Why there is no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoPath {
-    /// Nothing that was shown leads to an authority.
+    /// No certificate leads to an authority.
     #[error("no authority is known that its certificates lead to")]
     Unknown,
-    /// Something does, but it is too much.
+    /// Some lead to an authority, but they are too many.
     #[error(
         "its certificates lead to an authority by way of more than {ISSUERS_MAX} others, or by more than {} KiB",
         PATH_BYTES_MAX / 1024
@@ -42,12 +42,12 @@ pub(crate) enum NoPath {
     TooLong,
 }
 
-/// The authorities: their names, and for each the key identifiers of those that bear it.
+/// The authorities: their names, and for each name the key identifiers of the authorities that have it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Anchors(HashMap<Vec<u8>, Vec<Option<Vec<u8>>>>);
 
 impl Anchors {
-    /// One more. What cannot be read is none.
+    /// Adds one. Ignores an unreadable one.
     pub(crate) fn add(&mut self, certificate: &CertificateDer<'_>) {
         if let Some(outline) = Outline::of(certificate) {
             let key_id = outline.key_id.map(<[u8]>::to_vec);
@@ -80,12 +80,12 @@ fn key_match(certificate: &Outline<'_>, issuer: Option<&[u8]>) -> KeyMatch {
     }
 }
 
-/// How a path is searched for.
+/// How strict the search for a path is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scruples {
-    /// By key identifiers that do not disagree and certificates that are valid now.
+    /// Only key identifiers that do not disagree and certificates that are valid at this time.
     Some,
-    /// By names alone: what comes of it is most likely refused, but with a reason that can be told.
+    /// Names alone: webpki will most likely refuse the result, but with a reason that can be shown.
     None,
 }
 
@@ -95,7 +95,7 @@ impl Scruples {
     }
 }
 
-/// What a peer shows, as far as it can be read.
+/// The certificates that a peer shows, as far as they can be read.
 struct Shown<'a> {
     /// The peer's own first; all different.
     certificates: Vec<(&'a CertificateDer<'a>, Outline<'a>)>,
@@ -135,7 +135,8 @@ impl<'a> Shown<'a> {
         Some(Self { certificates, now: now.as_secs() })
     }
 
-    /// The shortest way from the peer's own certificate to one that an authority has issued: the places of what is between.
+    /// The shortest way from the peer's own certificate to one that an authority has issued: the positions of the
+    /// certificates between.
     fn search(&self, anchors: &Anchors, scruples: Scruples) -> Option<Vec<usize>> {
         let mut below: Vec<Option<usize>> = vec![None; self.certificates.len()];
         let mut waiting = VecDeque::from([0]);
@@ -160,7 +161,7 @@ impl<'a> Shown<'a> {
         None
     }
 
-    /// What is between the peer's own certificate and this one, this one included.
+    /// The certificates between the peer's own and this one, this one included.
     fn line(&self, below: &[Option<usize>], mut at: usize) -> Vec<usize> {
         let mut line = Vec::new();
         while let Some(lower) = below[at] {
@@ -177,7 +178,7 @@ impl<'a> Shown<'a> {
         (above.subject == below.issuer && valid).then(|| key_match(below, above.key_id))
     }
 
-    /// webpki would try both orders of two that bear one name.
+    /// webpki would try both orders of two with one name.
     fn bears_a_name_of(&self, one: usize, line: &[usize]) -> bool {
         let subject = self.certificates[one].1.subject;
         line.iter().any(|other| self.certificates[*other].1.subject == subject)

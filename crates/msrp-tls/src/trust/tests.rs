@@ -1,4 +1,4 @@
-//! What reaches webpki of what a peer shows, and what comes of it.
+//! What webpki gets of a peer's certificates, and its verdict.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -23,7 +23,7 @@ thread_local! {
     static STEPS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts signatures that are verified.
+/// Counts verified signatures.
 #[derive(Debug)]
 struct Counted(&'static dyn SignatureVerificationAlgorithm);
 
@@ -86,7 +86,7 @@ fn verified(
     }
 }
 
-// What a path costs is counted, not timed: certificates that webpki looks at, and signatures.
+// The cost of a path is counted, not timed: certificates that webpki looks at, and signatures.
 #[test]
 fn made_up_chains_cost_no_more_than_one_path() {
     let root = named("Root").self_signed();
@@ -126,7 +126,7 @@ fn measure_of_cost_tells_a_search_from_one_path() {
     assert!(STEPS.get() > 100 && SIGNATURES.get() > 50, "{} {}", STEPS.get(), SIGNATURES.get());
 }
 
-/// A root, two authorities below it, and what the lower one has signed.
+/// A root, two authorities below it, and a certificate that the lower one has signed.
 fn honest() -> (Authority, Authority, Authority, Shown) {
     let root = named("Root").self_signed();
     let upper = named("Upper").signed_by(&root);
@@ -198,7 +198,7 @@ fn authority_with_a_new_certificate_or_key_is_found_beside_the_old_one() {
         let shown = shown(&new, others.map(|one| one.certificate.clone()));
         assert_eq!(verified(&authorities, &shown.chain, HOST), Ok(()));
     }
-    // The only one there is has expired: that is what is said.
+    // The only one has expired: that is the error.
     let alone = shown(&old, [old.certificate.clone()]);
     assert!(matches!(
         verified(&authorities, &alone.chain, HOST),
@@ -298,16 +298,16 @@ fn certificate_that_was_named_is_taken_for_its_names_within_its_dates() {
             false => assert!(matches!(why, CertificateError::ExpiredContext { .. }), "{why:?}"),
         }
     }
-    // Another one like it, or one that it has signed as no authority would, is not.
+    // Another one like it is not accepted, nor one that it signed without being an authority.
     let other = by_openssl(None);
     assert!(verified(&authorities, &[other], HOST).is_err());
-    // What was not named but is the system's vouches for others only.
+    // A certificate of the system's, which was not named, vouches only for others.
     let mut system = Authorities::none(algorithms());
     system.add_authority(&chain[0]).unwrap();
     assert!(verified(&system, &chain, HOST).is_err());
 }
 
-// RFC 5280, 4.2.1.9: whoever holds its key could be any host otherwise.
+// RFC 5280, 4.2.1.9: otherwise the holder of its key could pretend to be any host.
 #[test]
 fn certificate_that_was_named_and_is_no_authority_vouches_for_no_other() {
     for is_ca in [rcgen::IsCa::NoCa, rcgen::IsCa::ExplicitNoCa] {
@@ -326,7 +326,7 @@ fn certificate_that_was_named_and_is_no_authority_vouches_for_no_other() {
     }
 }
 
-// Also one that somebody else has signed.
+// Also one that another authority has signed.
 #[test]
 fn certificate_that_was_named_needs_no_issuer() {
     let (_, _, _, shown) = honest();

@@ -1,7 +1,7 @@
-//! What is wrong with TLS, in words: what it is, and what to do about it.
+//! What is wrong with TLS, in words, and what to do about it.
 //!
-//! rustls and webpki describe errors for programmers, at any length: all names of a certificate, all that would have been
-//! accepted. Here an error becomes a [`TlsFault`]: bounded, [shown](text), its remedy told to who asks.
+//! rustls and webpki describe errors for programmers, at any length: all names of a certificate, all accepted
+//! alternatives. Here an error becomes a [`TlsFault`]: bounded, [shown](text), with the remedy of the asking program.
 
 use std::fmt;
 use std::io;
@@ -12,16 +12,16 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherErr
 use super::path::NoPath;
 use untrusted::text;
 
-/// Names of one certificate that are shown in one message; of the others only the number is.
+/// Names of one certificate that one message shows; it only counts the others.
 pub const NAMES_SHOWN_MAX: usize = 3;
 
 /// Characters of one name that are shown: longer than any host that an operator has to recognise.
 const NAME_CHARACTERS_MAX: usize = 80;
 
-/// Characters of what rustls says that are shown where there are no better words.
+/// Characters of rustls' own text that are shown if there are no better words.
 const DETAIL_CHARACTERS_MAX: usize = 120;
 
-/// Which program tells it: remedies differ.
+/// Which program tells it: the remedies differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// The client tool: remedies are its options.
@@ -30,23 +30,23 @@ pub enum Asker {
     Relay,
 }
 
-/// What is wrong with TLS on a connection. Displays as a sentence about the other side, without its end.
+/// What is wrong with TLS on a connection. Displays as a sentence about the other side, without a full stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsFault {
     /// No trusted authority has signed its certificate.
     UnknownIssuer,
-    /// Its certificate leads to an authority that is trusted, but not by its signature.
+    /// Its certificate names a trusted authority, which has not signed it.
     ForgedIssuer,
     /// Its certificate is for other names.
     AnotherName {
         /// The name that was asked for.
         wanted: String,
-        /// The names it has, as they are shown; empty if it has none.
+        /// The names that it has, ready to show; empty if it has none.
         names: String,
     },
     /// Its certificate has expired, or that of one of its issuers.
     Expired(Option<String>),
-    /// The same before its time.
+    /// Its certificate, or that of one of its issuers, is not valid yet.
     NotYetValid(Option<String>),
     /// Its certificate is not for servers, or not for clients.
     Purpose,
@@ -54,19 +54,19 @@ pub enum TlsFault {
     Authority,
     /// It has been revoked.
     Revoked,
-    /// There is something else about its certificate.
+    /// Its certificate has another fault.
     Unusable(String),
     /// It shows no certificate.
     NoCertificate,
     /// It does not speak TLS.
     NotTls,
-    /// It has ended the connection instead of an answer, or gives none.
+    /// It ended the connection instead of answering, or does not answer.
     Silent(String),
     /// It speaks no version of TLS that we speak.
     Version,
-    /// The versions are the same, and nothing else.
+    /// We have the version in common, and nothing else.
     NothingInCommon,
-    /// It does not take our certificate.
+    /// It does not accept our certificate.
     OursRefused(String),
     /// It wants a certificate of ours.
     OursWanted,
@@ -74,11 +74,11 @@ pub enum TlsFault {
     NameUnknown,
     /// It has ended TLS, and says why.
     Alert(String),
-    /// It breaks the protocol, or something between does.
+    /// It breaks the protocol, or something between us does.
     Broken(String),
     /// Our own key does not belong to our certificate.
     KeyMismatch,
-    /// What is missing is here.
+    /// The fault is on this side.
     Here(String),
 }
 
@@ -287,7 +287,7 @@ impl From<&CertificateError> for TlsFault {
     }
 }
 
-/// For the judgement of callers, which is made by webpki itself.
+/// For the verdict on callers, which webpki itself gives.
 impl From<&webpki::Error> for TlsFault {
     fn from(error: &webpki::Error) -> Self {
         use webpki::Error as E;
@@ -324,7 +324,7 @@ fn unsupported_signature() -> TlsFault {
 
 fn another_name(expected: &ServerName<'_>, presented: &[String]) -> TlsFault {
     let wanted = text::shown_within(&expected.to_str(), NAME_CHARACTERS_MAX).into_owned();
-    // As webpki writes them: DnsName("relay.example.com"), IpAddress(192.0.2.1).
+    // webpki writes them like this: DnsName("relay.example.com"), IpAddress(192.0.2.1).
     let bare = |shown: &'_ String| {
         let (_, inner) = shown.split_once('(').unwrap_or(("", shown));
         inner.trim_end_matches(')').trim_matches('"').to_owned()

@@ -1,11 +1,11 @@
 //! Whole conversations against some cores' [`Relay`](msrp_relay_core::Relay)s: endpoints that authenticate, send in
 //! chunks, answer late, twice or never, write garbage, stall and vanish; messages between cores, dials and look-ups that come late;
-//! cores that die; time that jumps.
+//! cores that die; pairs that come together on one core; time that jumps.
 //!
-//! The input is a script. Three bytes choose the number of cores, their limits and settings and what happens by
-//! itself; then each step is a byte that says what happens and a few that say to whom. Steps are made from
-//! templates that are right as long as they are not told otherwise, so that most scripts are conversations and not
-//! noise. After every step the tables' sizes are checked, at the end that everything drains and nothing is left.
+//! The input is a script. Three bytes choose the number of cores, their limits and settings, and what happens by
+//! itself. Then each step is one byte for the event and a few for its target. Templates make the steps valid unless a
+//! byte says otherwise, so that most scripts are conversations and not noise. After every step the tables' sizes are
+//! checked; at the end everything must drain and nothing may be left.
 
 mod far_end;
 mod frames;
@@ -30,7 +30,13 @@ pub fn conversation(bytes: &[u8]) {
         return;
     };
     let is_set = |bit: u8| cores & (1 << bit) != 0;
-    let habits = Habits { deliver: is_set(2), look_up: is_set(3), dial: is_set(4), answer: is_set(5) };
+    let habits = Habits {
+        deliver: is_set(2),
+        look_up: is_set(3),
+        dial: is_set(4),
+        answer: is_set(5),
+        meet: !is_set(6),
+    };
     let mut play = Play {
         world: World::new(settings(1 + u16::from(cores % 4).min(2), limits, choices), habits),
         script: Script(script),
@@ -54,7 +60,7 @@ pub fn conversation(bytes: &[u8]) {
     play.world.close_all();
 }
 
-/// What is left of a script; one that has ended goes on with zeros.
+/// The rest of a script; after its end it yields zeros.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -72,7 +78,7 @@ impl Script<'_> {
         usize::from(self.byte())
     }
 
-    /// Bytes to be taken as they are.
+    /// Raw bytes.
     fn raw(&mut self) -> Vec<u8> {
         let len = self.number().min(self.0.len());
         let (raw, rest) = self.0.split_at(len);
@@ -84,10 +90,10 @@ impl Script<'_> {
 struct Play<'a> {
     world: World,
     script: Script<'a>,
-    /// By connection: what it is in the midst of.
+    /// By connection: its open chunk and message.
     parts: Vec<Part>,
     tids: usize,
-    /// Where the next frame is to be broken, and how.
+    /// The connection whose next frame is broken, and how.
     mangled: Option<(usize, u8)>,
 }
 
@@ -137,7 +143,7 @@ impl Play<'_> {
         }
     }
 
-    /// One of the connections that are there.
+    /// One of the live connections.
     fn link(&mut self) -> Option<usize> {
         let live = self.world.live();
         let choice = self.script.number();
@@ -150,7 +156,7 @@ impl Play<'_> {
         format!("t{:07}", self.tids)
     }
 
-    /// Bytes leave the far end of a connection; a request among them is expected to be answered as it wishes.
+    /// Bytes leave the far end of a connection. A request among them must be answered as it wishes.
     fn post(&mut self, link: usize, mut bytes: Vec<u8>, request: Option<(&str, Wish)>) {
         let end = &mut self.world.links[link];
         if let Some((at, byte)) = self.mangled.take().filter(|_| !bytes.is_empty()) {
@@ -169,7 +175,7 @@ impl Play<'_> {
 
     // -- clients -------------------------------------------------------------------------------
 
-    /// A client comes and authenticates, all in one go.
+    /// A client comes and authenticates, all in one step.
     fn client(&mut self) {
         let choice = self.script.byte();
         let core = usize::from(choice) % self.world.core_count();
@@ -241,7 +247,7 @@ impl Play<'_> {
         let from = self.world.links[link].end.uri.clone();
         let range = traits.byte_range(start, body.len() as u64);
         if range.is_none() && start > 1 {
-            // Nobody can tell where it belongs.
+            // It is not known which frame they belong to.
             self.world.messages.garbled = true;
         }
         let head =
@@ -277,7 +283,7 @@ impl Play<'_> {
         self.end_chunk(link, flag);
     }
 
-    /// Nothing can be sent within a frame: one that is open ends first, and its message may go on.
+    /// Nothing can be sent within a frame: an open one ends first, and its message may go on.
     fn finish_open_frame(&mut self, link: usize) {
         self.parts.resize_with(self.world.links.len(), Part::default);
         self.end_chunk(link, Flag::More);
@@ -296,7 +302,7 @@ impl Play<'_> {
         self.world.links[link].in_frame = false;
     }
 
-    /// NICKNAME, REPORT, a method nobody knows, or a frame for a path of any kind.
+    /// NICKNAME, REPORT, an unknown method, or a frame for a path of any kind.
     fn other_request(&mut self) {
         let Some(link) = self.link() else {
             return;
@@ -324,7 +330,7 @@ impl Play<'_> {
         let Some(request) = self.world.links[link].end.pending.get(which % count.max(1)).cloned() else {
             return;
         };
-        // Some answer what wants no answer, or answer again.
+        // Some answer a request that wants no answer, or answer twice.
         if how & 16 != 0 {
             self.post(link, request.response(code), None);
         }
@@ -333,7 +339,7 @@ impl Play<'_> {
         }
     }
 
-    /// An answer to a chunk of which not all has arrived.
+    /// An answer to a chunk that has not arrived whole.
     fn answer_early(&mut self) {
         let Some(link) = self.link() else {
             return;
@@ -360,7 +366,7 @@ impl Play<'_> {
         self.post(link, bytes, Some((&tid, Wish::Nothing)));
     }
 
-    // -- what happens to connections, cores and time -------------------------------------------
+    // -- connections, cores and time -------------------------------------------
 
     fn read(&mut self) {
         if let Some(link) = self.link() {
@@ -416,7 +422,7 @@ impl Play<'_> {
                 self.mangled = Some((usize::from(choice) * 3 + self.script.number(), self.script.byte()))
             }
             _ => {
-                // A far end that may be dialled comes by itself.
+                // A far end that the relay may dial connects by itself.
                 if let Some(link) = self.world.connect(core, true) {
                     self.world.links[link].end.uri = frames::far(choice);
                 }

@@ -1,7 +1,7 @@
-//! Digest headers: what is parsed prints to what parses to the same, and nothing but the right password for the
-//! right request passes [`check`].
+//! Digest headers: a parsed header prints to text that parses to the same, and only the right password for the right
+//! request passes [`check`].
 //!
-//! The input is taken for the value of each of the three headers, and, cut at NULs, for the parts of an exchange.
+//! The input is the value of each of the three headers, and, cut at NULs, the parts of an exchange.
 
 use msrp_proto::digest::{
     Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, NonceUse, check,
@@ -11,7 +11,7 @@ use msrp_proto::digest::{
 pub fn digest(bytes: &[u8]) {
     round_trips(bytes);
     if let Ok(authorization) = Authorization::parse(bytes) {
-        // Whoever wrote this knows neither of the passwords.
+        // The author of the input knows neither of the passwords.
         for password in ["", "no such password"] {
             let (user, realm) = (&authorization.username, &authorization.realm);
             let ha1 = Ha1::new(authorization.algorithm, user, realm, password);
@@ -48,7 +48,7 @@ fn round_trips(bytes: &[u8]) {
         let printed = info.to_string();
         assert_eq!(AuthenticationInfo::parse(printed.as_bytes()), Ok(info), "{printed}");
     }
-    // What is no list of parameters at all is malformed, whichever header it stands in.
+    // Text that is no list of parameters at all is malformed in every header.
     if !bytes.contains(&b'=') {
         assert!(Authorization::parse(bytes).is_err() && Challenge::parse(bytes).is_err());
         assert_eq!(AuthenticationInfo::parse(bytes), Err(AuthorizationError::Malformed));
@@ -81,7 +81,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!((verified.username(), verified.realm()), (user, realm));
     refusals(&answer, &ha1, (password, wrong), uri);
 
-    // Everybody knows what stands for a user nobody knows.
+    // The dummy of an unknown user is public.
     let zeros = if algorithm == Algorithm::Md5 { "0".repeat(32) } else { "0".repeat(64) };
     let known = Ha1::from_hex(&zeros).unwrap();
     let forged = received.answer(user, &known, uri.as_bytes(), NonceUse { nc, cnonce });
@@ -89,7 +89,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!(
         check(&forged, &Ha1::dummy(algorithm), "AUTH", uri.as_bytes()),
         None,
-        "nobody has authenticated"
+        "no client has authenticated"
     );
 
     let info = AuthenticationInfo {
@@ -103,7 +103,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!(AuthenticationInfo::parse(wire.as_bytes()), Ok(info), "{wire}");
 }
 
-/// Everything that is a little different from what is right.
+/// Everything that differs a little from the right answer.
 fn refusals(answer: &Authorization<'_>, ha1: &Ha1, passwords: (&str, &str), uri: &str) {
     let (password, wrong) = passwords;
     let algorithm = ha1.algorithm();

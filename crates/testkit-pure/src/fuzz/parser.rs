@@ -1,5 +1,5 @@
-//! [`Parser`] under any cutting of its input: whole, byte by byte and at places the input chooses, it must find
-//! the same frames, consume every byte once, and agree with a plain search for what ends a frame.
+//! [`Parser`] under any cutting of its input: whole, byte by byte and at places that the input chooses. It must find
+//! the same frames, consume every byte once, and agree with a plain search for end-lines.
 //!
 //! The first byte chooses the limits (odd: narrow ones), the second where reads end; the rest is the stream.
 
@@ -11,7 +11,7 @@ use msrp_proto::head::{ByteRange, Head, Kind, Method, TID_BYTES_MAX};
 use msrp_proto::parser::{Flag, FramePart, ParseError, Parser, ParserLimits};
 use msrp_proto::uri::MsrpUri;
 
-/// Parses a stream in three cuttings and compares what comes of it.
+/// Parses a stream in three cuttings and compares the results.
 pub fn parser(bytes: &[u8]) {
     let Some((&[limits, stride], input)) = bytes.split_first_chunk() else {
         return;
@@ -49,7 +49,7 @@ fn cuts(stride: u8, len: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What came of a stream. Ranges are of the whole input.
+/// The result of parsing a stream. Ranges are of the whole input.
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Outcome {
     /// The last may be unfinished.
@@ -120,9 +120,9 @@ impl Outcome {
         self.frames.last().filter(|frame| frame.end.is_none())
     }
 
-    /// What the parser does not hand out yet is no more than a head or an end-line in the making.
+    /// Bytes that the parser withholds are at most an unfinished head or end-line.
     fn check_withheld(&self, limits: &ParserLimits, withheld: usize) {
-        // Hyphens, the longest transaction id, flag, CRLF, and the CRLF in front.
+        // Hyphens, the longest transaction id, flag, CRLF, and the CRLF before them.
         const END_LINE: usize = 7 + TID_BYTES_MAX + 1 + 2 + 2;
         let most = match self.unfinished() {
             Some(_) => END_LINE - 1,
@@ -143,7 +143,7 @@ fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
     if frame.head.defect().is_none() {
         check_sound_head(limits, &frame.head, head_bytes);
     }
-    // Given the bytes of something else a head says something or nothing.
+    // With the bytes of something else, a head returns anything, but does not panic.
     check_accessors(&frame.head, &head_bytes[..head_bytes.len() / 2]);
 
     let end_line = [b"-------", tid].concat();
@@ -151,7 +151,7 @@ fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
         let crlf = if frame.head.has_body() { &b"\r\n"[..] } else { b"" };
         assert_eq!(input[end_at.clone()], *[crlf, &end_line, &[flag.byte()], b"\r\n"].concat());
     }
-    // No end-line has been passed over.
+    // No end-line was skipped.
     let looked_at =
         &input[frame.body_at.start..frame.end.as_ref().map_or(frame.body_at.end, |(_, at)| at.end)];
     let found = memmem::find_iter(looked_at, &[b"\r\n", &end_line[..]].concat()).find(|at| {
@@ -161,7 +161,7 @@ fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
     assert_eq!(found, expected, "where the body ends");
 }
 
-/// Every accessor answers with bytes it was given, whatever these are.
+/// Every accessor returns bytes it was given, whatever they are.
 fn check_accessors(head: &Head, bytes: &[u8]) {
     let given = bytes.as_ptr_range();
     let within = |part: &[u8]| {
@@ -191,7 +191,7 @@ fn check_accessors(head: &Head, bytes: &[u8]) {
     }
 }
 
-/// What a head without a defect promises, read a second time from its header lines.
+/// What a head without a defect guarantees, read a second time from its header lines.
 fn check_sound_head(limits: &ParserLimits, head: &Head, bytes: &[u8]) {
     let first = |name: &str| {
         head.headers(bytes).find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)

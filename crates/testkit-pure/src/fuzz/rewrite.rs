@@ -1,5 +1,5 @@
-//! [`Head::rewrite`] against a model that works on lines: whatever head without a defect comes in, what goes out
-//! differs from it in what was asked for and in no other byte, and is again a head without a defect.
+//! [`Head::rewrite`] against a model that works on lines: for every head without a defect, the result differs from it
+//! only where that was asked for, and is again a head without a defect.
 //!
 //! Three bytes choose the new transaction id and the new Byte-Range; the rest is a frame.
 
@@ -35,7 +35,7 @@ fn parse(limits: ParserLimits, input: &[u8]) -> Option<(Head, &[u8])> {
     }
 }
 
-/// What was sound stays so; but it grows, and a limit is a matter of who receives.
+/// A valid head stays valid, but it grows, and limits are the receiver's.
 fn wide() -> ParserLimits {
     const WIDE: usize = 1 << 24;
     ParserLimits {
@@ -50,7 +50,7 @@ fn wide() -> ParserLimits {
     }
 }
 
-/// Of any length that one may have.
+/// Of any permitted length.
 fn transaction_id(choice: u8) -> Vec<u8> {
     let len = 4 + usize::from(choice) % 29;
     b"z.Y-x+W%v=0123456789".iter().cycle().take(len).copied().collect()
@@ -88,7 +88,7 @@ fn check(head: &Head, bytes: &[u8], rewrite: &Rewrite<'_>) {
     assert_eq!(again.message_id(&written), head.message_id(bytes));
     assert_eq!(again.authorization(&written), head.authorization(bytes));
 
-    // Two relays in a row do what one does that is named twice.
+    // Two relays in a row do the same as one with two moves.
     if rewrite.moves > 0 {
         let first = Rewrite { moves: rewrite.moves - 1, ..*rewrite };
         let halfway = rewritten(head, bytes, &first);
@@ -108,7 +108,7 @@ fn rewritten(head: &Head, bytes: &[u8], rewrite: &Rewrite<'_>) -> Vec<u8> {
     out.split_off(b"before".len())
 }
 
-/// The same by looking at one line after the other.
+/// The same, line by line.
 fn expected(bytes: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
     let text = if has_body { &bytes[..bytes.len() - 2] } else { bytes };
     let mut lines: Vec<&[u8]> = lines(text);
@@ -116,7 +116,7 @@ fn expected(bytes: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
     let rest = start[b"MSRP ".len()..].trim_ascii_start();
     let word_at = rest.iter().position(|byte| *byte == b' ').unwrap();
     let word = rest[word_at..].trim_ascii_start();
-    // A comment is what it is; around a method there is nothing.
+    // A comment keeps its white space; a method has none around it.
     let word = if word[0].is_ascii_digit() { word } else { word.trim_ascii_end() };
     let mut out = [b"MSRP ", rewrite.tid, b" ", word, b"\r\n"].concat();
 
@@ -157,7 +157,7 @@ fn expected(bytes: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
     out
 }
 
-/// Without their CRLFs; each has one.
+/// Without their CRLFs, which each has.
 fn lines(mut text: &[u8]) -> Vec<&[u8]> {
     let mut lines = Vec::new();
     while let Some(at) = text.windows(2).position(|pair| pair == b"\r\n") {

@@ -1,7 +1,7 @@
-//! [`MsrpUri`], [`Path`] and the comparison of both: what is parsed prints as it was, comparison is an equivalence
-//! that ignores what RFC 4975 §6.1 says it ignores and nothing else.
+//! [`MsrpUri`], [`Path`] and the comparison of both: a parsed URI prints as it was, and comparison is an equivalence
+//! that ignores exactly what RFC 4975 §6.1 says it ignores.
 //!
-//! The input is up to three lines, each taken for a URI, a path and a host.
+//! The input is up to three lines, each used as a URI, a path and a host.
 
 use msrp_proto::uri::{Host, MsrpUri, Path, host_matches};
 
@@ -43,7 +43,7 @@ fn check_equivalence<T>(values: &[T], same: impl Fn(&T, &T) -> bool) {
     }
 }
 
-/// The URI put together again from what was read of it.
+/// The URI put together again from its parts.
 fn canonical(uri: &MsrpUri<'_>) -> String {
     let scheme = if uri.is_secure() { "msrps" } else { "msrp" };
     let host = match uri.host_str() {
@@ -73,7 +73,7 @@ fn check_parts(uri: &MsrpUri<'_>) {
     }
 }
 
-/// What is the same URI and what is not.
+/// Variants that are the same URI, and variants that are not.
 fn check_variants(uri: &MsrpUri<'_>) {
     let text = canonical(uri);
     let (scheme, rest) = text.split_once("://").unwrap();

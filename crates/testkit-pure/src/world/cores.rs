@@ -1,4 +1,4 @@
-//! What crosses between cores, time, cores that die, and what must hold of all of them.
+//! Messages between cores, time, deaths of cores, and the invariants of all of them.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -6,35 +6,59 @@ use std::time::Duration;
 
 use msrp_relay_core::{Input, TableSizes};
 
-use super::World;
+use super::{Conn, Delivery, World};
 
 impl World {
-    // -- messages between cores -------------------------------------------------------------------------------
+    // -- messages between cores --------------------------------------------------------------
 
-    /// Ordered pairs of cores with messages between cores under way.
+    /// Ordered pairs of cores with messages under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
         let mut lanes: Vec<_> =
-            self.messages.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
+            self.deliveries.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
         lanes.sort_unstable();
         lanes
     }
 
-    /// Hands over at most `count` messages between cores of one lane, in order.
+    /// Connections between two cores, and those.
+    pub fn travellers(&self) -> Vec<((usize, usize), Conn)> {
+        let of_lane = |lane: (usize, usize)| {
+            let deliveries = self.deliveries.get(&lane).into_iter().flatten();
+            deliveries.filter_map(move |delivery| match delivery {
+                Delivery::Arrive(conn, _) => Some((lane, *conn)),
+                Delivery::Message(_) => None,
+            })
+        };
+        self.lanes().into_iter().flat_map(of_lane).collect()
+    }
+
+    /// Hands over at most `count` messages or connections of one lane, in order.
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;
         while delivered < count {
-            let Some(message) = self.messages.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(delivery) = self.deliveries.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
             delivered += 1;
-            self.input(lane.1, Input::Message(message));
+            match delivery {
+                Delivery::Message(message) => self.input(lane.1, Input::Message(message)),
+                Delivery::Arrive(conn, traveller) => self.arrive(lane.1, conn, *traveller),
+            }
         }
         delivered
     }
 
-    /// Loses what is under way.
-    pub fn drop_messages(&mut self, lane: (usize, usize)) {
-        self.messages.remove(&lane);
+    /// Loses what is under way. Returns the connections that were.
+    pub fn drop_messages(&mut self, lane: (usize, usize)) -> Vec<Conn> {
+        let mut lost = Vec::new();
+        for delivery in self.deliveries.remove(&lane).unwrap_or_default() {
+            if let Delivery::Arrive(conn, _) = delivery {
+                let link = &mut self.links[conn.0];
+                link.gone = true;
+                link.wire.clear();
+                lost.push(conn);
+            }
+        }
+        lost
     }
 
     pub fn deliver_all(&mut self) -> bool {
@@ -74,8 +98,8 @@ impl World {
         self.cores[core].relay.is_some()
     }
 
-    /// A core dies with all it owns; the others are told, and it is started again if asked. What is
-    /// under way from it and to it stays under way: the relays must know it for what it is.
+    /// A core dies with all it owns; the others are told, and it is started again if asked. Messages from it and to it
+    /// stay under way: the relays must recognise them.
     pub fn kill_core(&mut self, index: usize, again: bool) {
         self.cores[index].relay = None;
         for (_, conn) in mem::take(&mut self.cores[index].links) {
@@ -100,7 +124,7 @@ impl World {
                 self.input(core, change);
             }
         }
-        // The newcomer learns which of the others are in a later life than their first.
+        // The new core learns which of the others are in a later life than their first.
         for core in (0..self.cores.len()).filter(|core| *core != index) {
             let running = self.cores[core].relay.as_ref().map(|_| self.cores[core].incarnation);
             let change = Input::CoreChanged { index: u16::try_from(core).unwrap(), running };
@@ -108,7 +132,7 @@ impl World {
         }
     }
 
-    // -- what must hold ------------------------------------------------------------------------
+    // -- invariants ------------------------------------------------------------------------
 
     pub fn sizes(&self) -> TableSizes {
         let mut sum = TableSizes::default();
@@ -124,11 +148,12 @@ impl World {
             sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
             sum.newcomers += sizes.newcomers;
+            sum.moving += sizes.moving;
         }
         sum
     }
 
-    /// Everything that was received has been written or dropped, and all requests are answered.
+    /// Everything received is written or dropped, and all requests are answered.
     pub fn assert_idle(&mut self) {
         self.run();
         let sizes = self.sizes();
@@ -136,7 +161,7 @@ impl World {
         assert_eq!(sizes.unanswered, 0, "requests are unanswered: {sizes:?}");
     }
 
-    /// Breaks off all that is left.
+    /// Breaks off all remaining connections.
     pub fn break_off_all(&mut self) {
         for dial in mem::take(&mut self.dials) {
             self.input(dial.core, Input::Lost { peer: dial.key });
@@ -148,7 +173,7 @@ impl World {
         self.run();
     }
 
-    /// Breaks off all that is left; then nothing may be left.
+    /// Breaks off all remaining connections; then nothing may be left.
     pub fn close_all(&mut self) {
         self.break_off_all();
         assert_eq!(self.sizes(), TableSizes::default());

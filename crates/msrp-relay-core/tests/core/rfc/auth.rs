@@ -1,4 +1,4 @@
-//! Norms A with this relay as the target: challenge, credentials, the URI (RFC 4976, 5.1, 6.3, 9.1).
+//! Requirements A with this relay as the target: challenge, credentials, the URI (RFC 4976, 5.1, 6.3, 9.1).
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn challenge_offers_auth_alone_and_carries_an_opaque() {
     }
 }
 
-// A3, A5: Basic, auth-int and the -sess variants are not accepted either, whatever else is right.
+// A3, A5: Basic, auth-int and the -sess variants are not accepted, even if everything else is right.
 #[test]
 fn other_schemes_and_qualities_get_a_fresh_challenge() {
     let spellings: [fn(&str) -> String; 4] = [
@@ -67,7 +67,7 @@ fn other_schemes_and_qualities_get_a_fresh_challenge() {
     }
 }
 
-// A4: the digest is over the rightmost To-Path URI as it was sent, not over what it means.
+// A4: the digest covers the rightmost To-Path URI as it was sent, not what it means.
 #[test]
 fn digest_covers_the_uri_exactly_as_sent() {
     let sent = "MSRPS://alice@EXAMPLE.com:2855;TCP;x=y";
@@ -108,7 +108,7 @@ fn nextnonce_lives_as_long_as_the_session() {
     assert!(!stale(&replayed));
 }
 
-// A8: msrps, our name, an explicit port, 136 random bits in letters that need no care, one URI per AUTH.
+// A8: msrps, our name, an explicit port, 136 random bits in plain letters and digits, one URI per AUTH.
 #[test]
 fn minted_uri_is_complete_and_new_every_time() {
     let mut world = World::new(2);
@@ -123,7 +123,7 @@ fn minted_uri_is_complete_and_new_every_time() {
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
         ids.push(id.to_owned());
     }
-    // Nothing counts up: between any two, many of the characters behind the core's differ.
+    // Nothing counts up: between any two, many of the characters after the core's differ.
     for (n, id) in ids.iter().enumerate() {
         for other in &ids[..n] {
             let differing = id.bytes().zip(other.bytes()).skip(6).filter(|(a, b)| a != b).count();
@@ -151,7 +151,7 @@ fn session_ends_with_its_connection_though_the_client_returns() {
     only(world.take(again), "SEND");
 }
 
-// A9: the URIs of Use-Path stand as the client uses them in To-Path: with one relay that is ours alone.
+// A9: the URIs of Use-Path are in the client's order for To-Path: with one relay, only ours.
 #[test]
 fn use_path_is_what_the_client_puts_first_into_to_path() {
     let mut world = World::new(1);

@@ -1,4 +1,4 @@
-//! The response codes: what becomes of each when the next hop sends it (RFC 4975, 10; RFC 4976, 6.4.3; RFC 7701, 7).
+//! The response codes: the effect of each when the next hop sends it (RFC 4975, 10; RFC 4976, 6.4.3; RFC 7701, 7).
 
 use testkit_pure::Request;
 use testkit_pure::line::{Shape, line, lines, only};
@@ -32,7 +32,7 @@ fn every_failure_of_a_chunk_becomes_a_report_with_its_code() {
     }
 }
 
-// RFC 4976, 6.4.1: the whole 200 class says that the chunk is there.
+// RFC 4976, 6.4.1: the whole 200 class says that the chunk has arrived.
 #[test]
 fn every_code_of_the_200_class_is_success() {
     for code in [200, 202, 299] {
@@ -50,7 +50,7 @@ fn every_code_of_the_200_class_is_success() {
 
 // Q3: what is answered end to end gets the far end's own code, header for header.
 #[test]
-fn every_code_passes_back_to_whoever_asked_end_to_end() {
+fn every_code_passes_back_end_to_end() {
     for code in FAILURES.into_iter().chain([200]) {
         let mut line = line(Shape::Both, 0, 1);
         let world = &mut line.world;

@@ -1,4 +1,4 @@
-//! Norms C: how connections begin, are judged, and end (RFC 4976, 6.1, 6.2, 6.5; RFC 4975, 5.4).
+//! Requirements C: how connections begin, what they may do, and how they end (RFC 4976, 6.1, 6.2, 6.5; RFC 4975, 5.4).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-// C2: whoever asks for nothing within 30 s is not waited for.
+// C2: a peer that requests nothing within 30 s is closed.
 #[test]
 fn connection_that_asks_for_nothing_is_closed_after_30_s() {
     let mut world = World::new(1);
@@ -31,7 +31,7 @@ fn requests_that_fail_do_not_end_the_probation() {
     let uri = world.end(lost).uri.clone();
     world.advance(seconds(20));
     challenged(&mut world, asking, &relay_uri());
-    let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
+    let nowhere = format!("msrps://{HOST}:2855/absent;tcp {FAR}");
     world.send(lost, Request::bodiless(&nowhere, &uri, "mess").bytes());
     assert_eq!(world.take_one(lost).status(), 481);
     assert!(!world.is_closed(asking) && !world.is_closed(lost));
@@ -39,7 +39,7 @@ fn requests_that_fail_do_not_end_the_probation() {
     assert!(world.is_closed(asking) && world.is_closed(lost));
 }
 
-// C2: AUTH answered 200 is success, a request that was forwarded is, and whom we dialled is on no probation.
+// C2: an AUTH answered 200 is a success, so is a forwarded request; a peer that we dialled is on no probation.
 #[test]
 fn who_succeeds_once_is_past_the_probation() {
     for shape in [Shape::Both, Shape::Receiver, Shape::Sender] {
@@ -53,7 +53,7 @@ fn who_succeeds_once_is_past_the_probation() {
     }
 }
 
-// C3: whose first To-Path URI is another host's has lost its way: the connection goes, and only that one.
+// C3: a peer whose first To-Path URI is another host's has lost its way: its connection closes, and only that one.
 #[test]
 fn request_for_another_host_ends_its_connection() {
     for to in ["msrps://other.example.org:2855/abc;tcp", "msrps://relay.example.com:2856/abc;tcp"] {
@@ -70,7 +70,7 @@ fn request_for_another_host_ends_its_connection() {
     }
 }
 
-// C3: ... but not that of a client whose session lives by it: one frame that has lost its way ends no chat.
+// C3: but not a client's whose session uses it: one stray frame ends no chat.
 #[test]
 fn client_with_a_session_survives_requests_and_auths_for_another_host() {
     let mut world = World::new(1);
@@ -87,7 +87,7 @@ fn client_with_a_session_survives_requests_and_auths_for_another_host() {
     assert_eq!(world.take_one(pair.alice).status(), 200);
 }
 
-// C3: a connection that serves sessions is spared for some time: their peers would all suffer for one frame.
+// C3: a connection that serves sessions is spared for some time: all its sessions would suffer for one frame.
 #[test]
 fn connection_that_serves_sessions_survives_a_few_misaddressed_requests() {
     let mut line = line(Shape::Receiver, 0, 0);
@@ -117,7 +117,7 @@ fn defective_request_is_answered_only_where_an_answer_is_due() {
     for request in [
         bad("SEND").header("Failure-Report", "no"),
         bad("REPORT").header("Status", "000 200 OK"),
-        // Nobody to answer to.
+        // No address to answer to.
         Request::new("SEND", &to, "nowhere").header("Message-ID", "mess"),
     ] {
         world.send(line.from, request.bytes());
@@ -149,9 +149,9 @@ fn silent_connection_of_a_live_session_is_kept() {
     assert_eq!(world.take_one(conn).status(), 200);
 }
 
-// C5: a connection that no session uses any more need not be kept beyond an hour.
+// C5: a connection that no session uses any more closes after an hour.
 #[test]
-fn connection_that_serves_nobody_is_closed_after_an_hour() {
+fn connection_without_a_session_is_closed_after_an_hour() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;
     world.end(line.to).answers = Answers::Always(200);
@@ -178,7 +178,7 @@ fn each_session_has_an_outbound_connection_of_its_own() {
     assert_eq!(world.dialled[0].0, world.dialled[1].0);
 }
 
-// C6: what a client authenticated is no road to it for others: without its URI the next hop is dialled.
+// C6: a client's connection is no route for others: without its URI the next hop is dialled.
 #[test]
 fn authenticated_connection_is_no_route_for_others() {
     let mut world = World::new(1);
@@ -190,7 +190,7 @@ fn authenticated_connection_is_no_route_for_others() {
     assert!(world.take(pair.bob).is_empty());
 }
 
-// C6, Q3: a response goes back over the connection its request came by, or nowhere.
+// C6, Q3: a response goes back by the connection its request came from, or nowhere.
 #[test]
 fn response_for_a_connection_that_is_gone_is_dropped() {
     for shape in [Shape::Both, Shape::Receiver] {

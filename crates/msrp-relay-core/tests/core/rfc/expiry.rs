@@ -1,4 +1,4 @@
-//! Norm A12: what becomes of a session at its Expires, and of what runs through it (RFC 4976, 6.3).
+//! Requirement A12: what happens to a session at its Expires, and to the requests that run through it (RFC 4976, 6.3).
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn shortly_before_expiry() -> Scene {
     Scene { world, alice, bob, to_bob, to_alice, alice_uri, bob_uri }
 }
 
-// A12: new requests are refused from the second of expiry on, in both directions; silently where nothing is owed.
+// A12: new requests are refused from the second of expiry on, in both directions; silently if no response is due.
 #[test]
 fn new_requests_are_refused_at_expiry() {
     let Scene { mut world, alice, bob, to_bob, to_alice, alice_uri, bob_uri } = shortly_before_expiry();
@@ -69,7 +69,7 @@ fn chunk_that_runs_at_expiry_may_finish() {
     assert!(frame.body == body && frame.flag == Flag::Last);
 }
 
-// A12: ... but not for longer than 30 s: then it ends with `#`, and its sender is told.
+// A12: but not for longer than 30 s: then it ends with `#`, and its sender gets a failure.
 #[test]
 fn chunk_that_runs_30_s_after_expiry_is_aborted() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
@@ -86,7 +86,7 @@ fn chunk_that_runs_30_s_after_expiry_is_aborted() {
     assert!(world.take(bob).is_empty());
 }
 
-// A12: what was delivered before can still be reported on.
+// A12: messages delivered before can still be reported.
 #[test]
 fn reports_pass_for_30_s_after_expiry() {
     let Scene { mut world, alice, bob, to_bob, to_alice, alice_uri, bob_uri } = shortly_before_expiry();
@@ -108,7 +108,7 @@ fn reports_pass_for_30_s_after_expiry() {
     assert!(world.take(alice).is_empty() && world.take(bob).is_empty());
 }
 
-// A12: a response to what was forwarded before passes, and so does our own notice of a failure.
+// A12: a response to a request forwarded before passes, and so does our own notice of a failure.
 #[test]
 fn transactions_open_at_expiry_are_ended_as_ever() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
@@ -148,7 +148,7 @@ fn both_sessions_of_a_connection_end_with_it() {
     assert_eq!(world.sizes().sessions, 0);
 }
 
-// A11: prolonged in time, the same URI goes on; what runs through it does not notice.
+// A11: prolonged in time, the same URI goes on, and running requests are not affected.
 #[test]
 fn session_prolonged_before_its_expiry_goes_on() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, bob_uri, .. } = shortly_before_expiry();

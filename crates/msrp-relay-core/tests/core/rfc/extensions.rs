@@ -1,10 +1,10 @@
-//! Norms T as far as they concern paths and who speaks first (RFC 7977, RFC 6135, RFC 6714).
+//! Requirements T about paths and about which side speaks first (RFC 7977, RFC 6135, RFC 6714).
 
 use super::FAR;
 use testkit_pure::line::{Shape, line, only};
 use testkit_pure::{Decision, Request, World};
 
-// T5: a transport that we could not connect by is none of our business further down the path, or behind us.
+// T5: a transport that we do not speak may stand further down the path, or behind us.
 #[test]
 fn unknown_transports_pass_in_the_rest_of_a_path() {
     let mut world = World::new(1);
@@ -26,7 +26,7 @@ fn unknown_transports_pass_in_the_rest_of_a_path() {
     assert_eq!(only(world.take(bob), "SEND").from_path(), format!("{bob_session} {from}"));
 }
 
-// T5: ... but next to us it is a hop that nobody can take: 408 like every hop that cannot be reached.
+// T5: but the next hop must be reachable: an unknown transport there gets 408, like every unreachable hop.
 #[test]
 fn next_hop_by_an_unknown_transport_is_refused() {
     for transport in ["ws", "future"] {
@@ -40,7 +40,7 @@ fn next_hop_by_an_unknown_transport_is_refused() {
     }
 }
 
-// T9: both ends may believe that it is theirs to begin: each empty SEND is forwarded and answered.
+// T9: both ends may believe that they begin: each empty SEND is forwarded and answered.
 #[test]
 fn two_first_sends_that_cross_are_both_answered() {
     for (a, b) in [(0, 0), (0, 1), (1, 0)] {
@@ -58,8 +58,8 @@ fn two_first_sends_that_cross_are_both_answered() {
     }
 }
 
-// T10: an active endpoint is not to be dialled, whatever port its URI has: once it has come itself, that is its
-// connection, and the URI is only compared.
+// T10: an active endpoint is never dialled, whatever port its URI has. Once it has connected, that is its connection,
+// and the URI is only compared.
 #[test]
 fn endpoint_that_came_by_itself_is_not_dialled() {
     let active = "msrps://192.0.2.77:9/c3Vt9gD5eR7wQz;tcp";
@@ -76,7 +76,7 @@ fn endpoint_that_came_by_itself_is_not_dialled() {
     assert!(world.dials.is_empty() && world.dialled.is_empty());
 }
 
-// T10: a client that speaks too early is told 408, and the active end can still come and bind the session.
+// T10: a client that speaks too early gets 408, and the active end can still come and bind the session.
 #[test]
 fn endpoint_that_cannot_be_dialled_yet_may_still_come() {
     let active = "msrps://192.0.2.77:9/c3Vt9gD5eR7wQz;tcp";
@@ -94,7 +94,7 @@ fn endpoint_that_cannot_be_dialled_yet_may_still_come() {
     only(world.take(alice), "SEND");
 }
 
-// T11: behind a middlebox nothing in a path fits the connection, and many connections are one user's.
+// T11: behind a middlebox no path matches its connection, and many connections belong to one user.
 #[test]
 fn paths_need_not_fit_the_connection_they_come_by() {
     let mut world = World::new(1);

@@ -1,4 +1,4 @@
-//! Norms F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
+//! Requirements F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
 
 use super::FAR;
 use testkit_pure::frame::{pattern, response};
@@ -43,7 +43,7 @@ fn uris_of_a_path_are_compared_by_meaning_and_forwarded_as_written() {
     }
 }
 
-// F2: one URI moves, the transaction id is new, everything else of the head stays as it was written.
+// F2: one URI moves, the transaction id is new, and the rest of the head stays as it was written.
 #[test]
 fn nothing_in_a_head_changes_but_what_the_hop_changes() {
     for (name, mut line) in lines() {
@@ -78,7 +78,7 @@ fn nothing_in_a_head_changes_but_what_the_hop_changes() {
     }
 }
 
-// F4: a path through three sessions of this relay is nobody's: the second hop is towards its client only.
+// F4: a path through three sessions of this relay leads nowhere: after the second session only its client may follow.
 #[test]
 fn path_through_more_of_our_sessions_than_two_gets_481() {
     let mut world = World::new(1);
@@ -92,7 +92,7 @@ fn path_through_more_of_our_sessions_than_two_gets_481() {
     assert!(world.take(pair.bob).is_empty());
 }
 
-// F5: an outer side that is lost is not replaced: a URI is bound once.
+// F5: a lost outer side is not replaced: a URI is bound once.
 #[test]
 fn lost_outer_side_is_not_bound_again() {
     for (shape, core) in [(Shape::Receiver, 0), (Shape::Receiver, 1), (Shape::Both, 0), (Shape::Both, 1)] {
@@ -117,7 +117,7 @@ fn lost_outer_side_is_not_bound_again() {
     }
 }
 
-// F5, T8: either side may speak first: who was called answers over the connection that is there.
+// F5, T8: either side may speak first: a called endpoint answers over the existing connection.
 #[test]
 fn either_side_may_speak_once_the_session_is_bound() {
     for (name, mut line) in lines() {
@@ -140,7 +140,7 @@ fn either_side_may_speak_once_the_session_is_bound() {
     }
 }
 
-// F16: 10240 bytes are a body that any request may have; one more is 400 and the end.
+// F16: any request may have a body of 10240 bytes; one byte more is 400, and the end.
 #[test]
 fn body_of_another_request_may_have_10240_bytes_and_no_more() {
     for (bytes, passes) in [(10_240, true), (10_241, false)] {
@@ -165,11 +165,11 @@ fn body_of_another_request_may_have_10240_bytes_and_no_more() {
     }
 }
 
-// F16, S14: refusals that nobody reads are bounded: whoever floods us with unknown methods is not read from any more.
+// F16, S14: unread refusals are bounded: a peer that floods us with unknown methods is not read from any more.
 #[test]
 fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
     let mut settings = settings(1);
-    settings.allow_other_methods = false;
+    settings.methods_allow_other = false;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     world.link_mut(pair.alice).stalled = true;
@@ -183,13 +183,13 @@ fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
     assert!(answered < 2_000, "{answered}");
 }
 
-// F16: a method that is blocked is told from one that is misrouted, and a request that wants no answer gets none.
+// F16: a blocked method and a misrouted one get different codes, and a request that wants no answer gets none.
 #[test]
-fn requests_on_a_session_of_nobody_are_refused_alike() {
+fn requests_on_an_unknown_session_are_refused_alike() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
-    let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
+    let to = format!("msrps://{}:2855/absent;tcp {FAR}", testkit_pure::HOST);
     for method in ["NICKNAME", "FUTURE"] {
         let request = Request::new(method, &to, &uri);
         world.send(conn, request.bytes());
@@ -200,13 +200,14 @@ fn requests_on_a_session_of_nobody_are_refused_alike() {
     }
 }
 
-// Q1: what is answered end to end carries the full way back, what is answered here the previous hop alone.
+// Q1: a request that is answered end to end gets the full way back in its answer, one that we answer only the previous
+// hop.
 #[test]
 fn refusals_go_back_the_way_that_their_method_is_answered() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let from = "msrps://r9.alder.example:2855/abc;tcp msrps://192.0.2.9:5000/def;tcp";
-    let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
+    let to = format!("msrps://{}:2855/absent;tcp {FAR}", testkit_pure::HOST);
     for (method, back) in [("SEND", from.split(' ').next().unwrap()), ("NICKNAME", from)] {
         world.send(conn, Request::new(method, &to, from).header("Message-ID", "mess").bytes());
         let answer = world.take_one(conn);
@@ -215,7 +216,7 @@ fn refusals_go_back_the_way_that_their_method_is_answered() {
     }
 }
 
-// Q2: a transaction is known by its connection too: another connection cannot answer for it.
+// Q2: a transaction belongs to its connection: another connection cannot answer it.
 #[test]
 fn response_on_another_connection_ends_nothing() {
     let mut line = line(Shape::Both, 0, 0);
@@ -250,7 +251,7 @@ fn second_response_is_a_stray() {
     assert_eq!(world.relay(1).stats().strays_dropped, 1);
 }
 
-// F1, S3: as long as a next hop is being dialled nothing is bound, and a client's URI stays usable afterwards.
+// F1, S3: while a next hop is being dialled nothing is bound, and the client's URI stays usable afterwards.
 #[test]
 fn failed_dial_leaves_the_session_free() {
     let mut world = World::new(1);

@@ -1,4 +1,4 @@
-//! Norms S and G8 to G16 where they show on the wire: what a hostile sender may write, and whom it can harm.
+//! Requirements S and G8 to G16 on the wire: what a hostile sender may write, and which peers it can harm.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use testkit_pure::frame::pattern;
 use testkit_pure::line::{Shape, joined, line, only};
 use testkit_pure::{Frame, Request, World};
 
-// S8: a header that may stand once and stands twice is a 400: two readers must not read two different things.
+// S8: a repeated header gets 400: two readers must not read two different things.
 #[test]
 fn every_repeated_header_gets_400() {
     for header in [
@@ -38,9 +38,9 @@ fn every_repeated_header_gets_400() {
     }
 }
 
-// RFC 4975, 6.1: a session id alone names nobody; the whole URI has to be the one that was given out.
+// RFC 4975, 6.1: a session id alone names no session; the whole URI must be the one that was granted.
 #[test]
-fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
+fn session_id_under_another_uri_of_this_relay_names_no_session() {
     let mut world = World::new(1);
     let (client, session) = world.client(0, "alice");
     let uri = world.end(client).uri.clone();
@@ -56,7 +56,8 @@ fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
     assert_eq!(world.take(client).len(), 1);
 }
 
-// S7: no byte that another program reads as the end of a line gets into a value: bare CR, bare LF, NUL and their like are 400.
+// S7: no byte that another program reads as the end of a line may stand in a value: bare CR, bare LF, NUL and others
+// get 400.
 #[test]
 fn control_bytes_in_a_head_are_refused() {
     for byte in ["\r", "\n", "\0", "\u{b}", "\u{1b}", "\u{7f}"] {
@@ -75,7 +76,7 @@ fn control_bytes_in_a_head_are_refused() {
     }
 }
 
-// G7: text is UTF-8. Somebody else's decoder must not stumble over what we let pass.
+// G7: text is UTF-8. Another program's decoder must not stumble over text that we forward.
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
     for bytes in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"] {
@@ -139,7 +140,7 @@ fn bodies_are_never_altered() {
     }
 }
 
-// S15: a flood that nobody answers is told of once per request, and of a lost connection once per message.
+// S15: a flood without answers is reported once per request, and a lost connection once per message.
 #[test]
 fn reports_do_not_multiply() {
     for lost in [false, true] {
@@ -167,7 +168,7 @@ fn reports_do_not_multiply() {
     }
 }
 
-// S14: on a connection that carries many sessions, one whose client does not read must not stop the others.
+// S14: on a connection with many sessions, one client that does not read must not stop the others.
 #[test]
 fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
     let mut world = World::new(1);
@@ -188,7 +189,7 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
     let request = Request::send(&paths[0], &uri(0), "file", &file).bytes();
     world.send(shared, request);
     world.advance(Duration::from_secs(10));
-    // Whoever stalls loses this message; the other session's comes through.
+    // The stalled receiver loses this message; the other session's comes through.
     world.send(shared, Request::send(&paths[1], &uri(1), "chat", b"hello").bytes());
     world.advance(Duration::from_secs(1));
     let told = world.take(shared);
@@ -199,11 +200,11 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
     assert_eq!(only(world.take(lively), "SEND").message_id(), "chat");
 }
 
-// S14: only who takes nothing is refused. One that is up to date and waits for more, because the connection it
-// comes by is held up by another, is the one whom the relief is for.
+// S14: only a receiver that takes nothing is refused. The relief is for one that is up to date and waits for more,
+// because another one holds up its connection.
 #[test]
 fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
-    // So much that with a little of the other message the connection is held up.
+    // So much that a little of the other message is enough to hold up the connection.
     for (window, bytes) in [(0, 256_000), (30_000, 290_000)] {
         let mut world = World::new(1);
         let shared = world.connect(0);
@@ -223,7 +224,7 @@ fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
             assert_eq!(world.take_one(shared).status(), 200);
             world.take(clients[n].0);
         }
-        // It begins to take its message, or not even that.
+        // It begins to take its message, or does not even begin.
         world.link_mut(stalled).window = window;
         world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(bytes)).bytes());
         world.run();
@@ -245,7 +246,7 @@ fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
     }
 }
 
-// S14: the second session of a connection may come when it is held up already.
+// S14: the second session of a connection may join when it is held up already.
 #[test]
 fn a_session_that_joins_a_connection_which_is_held_up_is_relieved_as_well() {
     let mut world = World::new(2);

@@ -1,4 +1,4 @@
-//! Norms I, and G where clients rely on more than the grammar: how our own frames are spelled, what we put up with.
+//! Requirements I, and G where clients rely on more than the grammar: the spelling of our own frames, and what we tolerate.
 
 use msrp_relay_core::Settings;
 
@@ -9,7 +9,7 @@ use testkit_pure::{Decision, Frame, HOST, Request, World, auth_with, challenged,
 
 /// Every kind of frame that this relay makes itself.
 fn own_frames() -> Vec<Frame> {
-    let settings = Settings { allow_other_methods: false, ..settings(1) };
+    let settings = Settings { methods_allow_other: false, ..settings(1) };
     let mut world = World::with(settings);
     let mut frames = Vec::new();
 
@@ -28,7 +28,7 @@ fn own_frames() -> Vec<Frame> {
     world.send(conn, Request::send(&to, &uri, "mess", b"x").bytes());
     world.send(conn, Request::new("FUTURE", &to, &uri).bytes());
     world.send(conn, Request::new("SEND", &to, &uri).bytes());
-    let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
+    let nowhere = format!("msrps://{HOST}:2855/absent;tcp {FAR}");
     world.send(conn, Request::bodiless(&nowhere, &uri, "mess").bytes());
     world.run();
     frames.extend(world.take(conn));
@@ -83,7 +83,7 @@ fn own_frames_are_written_canonically() {
     }
 }
 
-// G12, I1: digest parameters of ours: which are quoted, in which order, and always a space behind the comma.
+// G12, I1: our digest parameters: which are quoted, in which order, and always with a space after the comma.
 #[test]
 fn digest_parameters_are_quoted_as_the_rfc_has_it() {
     let frames = own_frames();
@@ -120,7 +120,7 @@ fn send_without_a_byte_range_is_accepted_and_gets_one() {
     assert_eq!(only(world.take(line.to), "SEND").range_text(), "1-5/5");
 }
 
-// I11: REPORTs pass as they are, with `*` in their range, without a range, and with a status of any namespace (G10).
+// I11: REPORTs pass unchanged, with `*` in their range, without a range, and with a status of any namespace (G10).
 #[test]
 fn reports_are_forwarded_whatever_they_hold() {
     let mut line = line(Shape::Both, 0, 1);
@@ -141,9 +141,9 @@ fn reports_are_forwarded_whatever_they_hold() {
     assert_eq!(world.sizes().transactions, 0);
 }
 
-// I6: answers to what wants none are ignored: 200 to `partial`, 200 to `no`, anything to a REPORT.
+// I6: answers to requests that want none are ignored: 200 to `partial`, 200 to `no`, anything to a REPORT.
 #[test]
-fn answers_that_nobody_asked_for_are_ignored() {
+fn unrequested_answers_are_ignored() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     for wish in ["partial", "no"] {
@@ -163,7 +163,7 @@ fn answers_that_nobody_asked_for_are_ignored() {
     assert_eq!(world.sizes().transactions, 0);
 }
 
-// I5: some answer with the last URI of each path only; what goes back end to end is then left as it came.
+// I5: some peers answer with only the last URI of each path; what goes back end to end then stays as it came.
 #[test]
 fn response_without_our_uris_is_passed_back_by_its_transaction_id() {
     let mut line = line(Shape::Both, 0, 1);
@@ -197,7 +197,7 @@ fn keep_alives_are_answered_for_hours() {
     assert_eq!(world.sizes().transactions, 0);
 }
 
-// I15: session ids with `/`, `+` and `=` in them are other relays' habit.
+// I15: session ids of other relays hold `/`, `+` and `=`.
 #[test]
 fn session_ids_of_other_relays_pass() {
     let mut world = World::new(1);

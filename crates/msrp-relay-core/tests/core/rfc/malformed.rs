@@ -1,5 +1,5 @@
-//! Norms C3, C4, G1 to G9: what is wrong with a frame, and what comes of it: an answer, silence, or the end of the
-//! connection. Whatever has an end that can be found leaves the connection as it is.
+//! Requirements C3, C4, G1 to G9: faulty frames, and their effect: an answer, silence, or the end of the connection. A frame
+//! whose end can be found leaves the connection open.
 
 use std::collections::HashSet;
 
@@ -13,12 +13,12 @@ use testkit_pure::frame::{Request, pattern};
 use testkit_pure::line::{LAYOUTS, Line, Shape, line, lines, only};
 use testkit_pure::{Frame, World, settings};
 
-/// What becomes of a malformed request.
+/// The fate of a malformed request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Answered,
-    /// Its From-Path begins with nothing that an answer could be addressed to.
-    NobodyToAnswer,
+    /// Its From-Path begins with no usable address for an answer.
+    NoAddress,
     /// RFC 4975, 7.1.2: a REPORT is never answered.
     Report,
     /// RFC 4975, 7.1.4: `Failure-Report: no` asks for silence.
@@ -27,9 +27,10 @@ enum Fate {
     Response,
 }
 
-use Fate::{Answered, NobodyToAnswer, Response, SilenceAskedFor};
+use Fate::{Answered, NoAddress, Response, SilenceAskedFor};
 
-/// The number of a defect. A new one does not compile here until it has a number, and then the test wants a case for it.
+/// The number of a defect. A new defect does not compile here until it has a number, and then the test requires a case
+/// for it.
 fn number(defect: Defect) -> usize {
     match defect {
         Defect::StartLine => 0,
@@ -55,7 +56,7 @@ fn number(defect: Defect) -> usize {
 
 const DEFECTS: usize = 18;
 
-/// A frame with one thing wrong with it.
+/// A frame with one fault.
 struct Case {
     defect: Defect,
     fate: Fate,
@@ -81,7 +82,7 @@ fn start_lines(head: &str) -> Vec<Case> {
     ]
 }
 
-/// Paths of which something is wrong, in To-Path and in From-Path, and whether an answer can be addressed.
+/// Faulty paths, in To-Path and in From-Path, and whether an answer can be addressed.
 fn paths(to: &str, from: &str) -> Vec<Case> {
     let frame = |method: &str, to: &str, from: &str| {
         format!(
@@ -110,7 +111,7 @@ fn paths(to: &str, from: &str) -> Vec<Case> {
         add(Defect::BadUri, Answered, &format!("{to} {bad}"), from);
         add(Defect::BadUri, Answered, to, &format!("{from} {bad}"));
         add(Defect::BadUri, Answered, bad, from);
-        add(Defect::BadUri, NobodyToAnswer, to, bad);
+        add(Defect::BadUri, NoAddress, to, bad);
     }
     for long in [&long_id, &long_uri] {
         add(Defect::UriTooLong, Answered, &format!("{to} {long}"), from);
@@ -119,7 +120,7 @@ fn paths(to: &str, from: &str) -> Vec<Case> {
         add(Defect::UriTooLong, Answered, to, long);
     }
     add(Defect::BadUri, Answered, "", from);
-    add(Defect::BadUri, NobodyToAnswer, to, "");
+    add(Defect::BadUri, NoAddress, to, "");
     let too_many = if from.len() * 17 > 8192 { Defect::LineTooLong } else { Defect::TooManyUris };
     for method in ["SEND", "AUTH", "NICKNAME"] {
         cases.push(case(too_many, Answered, frame(method, &many(to), from)));
@@ -157,8 +158,8 @@ fn headers(to: &str, from: &str) -> Vec<Case> {
         case(Defect::Repeated, Answered, send(&format!("{id}{id}"))),
         case(Defect::Repeated, Answered, send(&format!("{from}{id}"))),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("{from}{id}"))),
-        case(Defect::PathMissing, NobodyToAnswer, frame("SEND", &format!("{to}{id}"))),
-        case(Defect::PathMissing, NobodyToAnswer, frame("SEND", id)),
+        case(Defect::PathMissing, NoAddress, frame("SEND", &format!("{to}{id}"))),
+        case(Defect::PathMissing, NoAddress, frame("SEND", id)),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("{from}{to}{id}"))),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("X-First: 1\r\n{to}{from}{id}"))),
         case(Defect::MessageId, Answered, send("")),
@@ -197,8 +198,8 @@ fn assert_alive(line: &mut Line) {
     world.run();
 }
 
-// C4: every reason for which a head is refused, on a session's connection: an answer wherever one is owed and can be
-// addressed, and nothing else.
+// C4: every reason for refusing a head, on a session's connection: an answer wherever one is due and can be addressed,
+// and nothing else.
 #[test]
 fn every_defect_is_answered_where_an_answer_is_owed_and_ends_no_connection() {
     let mut met = HashSet::new();
@@ -229,7 +230,7 @@ fn every_defect_is_answered_where_an_answer_is_owed_and_ends_no_connection() {
     assert_eq!(met.len(), DEFECTS, "a defect without a case");
 }
 
-// RFC 4975, 7.2: what a refusal comes from is the URI that the request was addressed to, or we ourselves.
+// RFC 4975, 7.2: a refusal comes from the URI that the request was addressed to, or from the relay itself.
 #[test]
 fn refusal_of_a_malformed_request_comes_from_the_uri_addressed_or_from_the_relay() {
     let mut world = World::new(1);
@@ -247,10 +248,10 @@ fn refusal_of_a_malformed_request_comes_from_the_uri_addressed_or_from_the_relay
     }
 }
 
-// C4: where the end of a frame cannot be known the connection goes, whoever lives by it.
+// C4: if the end of a frame cannot be found, the connection closes, whatever sessions use it.
 #[test]
 fn framing_that_is_lost_ends_the_connection() {
-    // A new reason must be looked at here.
+    // A new reason must be examined here.
     let reasons = |error: ParseError| match error {
         ParseError::StartLine => vec![
             "GET / HTTP/1.1\r\n".to_owned(),
@@ -258,9 +259,9 @@ fn framing_that_is_lost_ends_the_connection() {
             "MSRP t\u{1}d1 SEND\r\n".to_owned(),
             format!("MSRP {} SEND\r\n", "t".repeat(TID_BYTES_MAX + 1)),
         ],
-        // LF alone: whether `-------tid1$` and LF ends the frame or is body nobody can say.
+        // LF alone: `-------tid1$` and LF may end the frame or be body.
         ParseError::BareLf => vec!["MSRP tid1 SEND\nTo-Path: x\n".to_owned()],
-        // Nothing is kept of more than `limits.head_bytes_max`, so its end is not found either.
+        // Only `limits.head_bytes_max` is kept, so its end is not found either.
         ParseError::HeadTooLong => vec![
             format!("MSRP tid1 SEND {}", "x".repeat(17_000)),
             format!("MSRP tid1 SEND\r\nX: {}", "x".repeat(17_000)),
@@ -311,7 +312,7 @@ fn answer_to_an_unknown_method_comes_back_with_its_headers() {
 
 #[test]
 fn unknown_method_of_any_spelling_gets_501_where_not_allowed() {
-    let mut world = World::with(Settings { allow_other_methods: false, ..settings(1) });
+    let mut world = World::with(Settings { methods_allow_other: false, ..settings(1) });
     let pair = world.pair(0, 0);
     for method in ["FILE_OFFSET", "future", "X-1"] {
         let request = Request::new(method, &pair.to_bob, &pair.alice_uri);
@@ -329,7 +330,7 @@ fn is_ident(tid: &str) -> bool {
         && tid.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-// A7, G2: peers' transaction ids are echoed as they are; ours keep to the grammar.
+// A7, G2: peers' transaction ids are echoed unchanged; ours keep to the grammar.
 #[test]
 fn transaction_ids_outside_the_grammar_are_echoed_and_not_passed_on() {
     let longest = "=".repeat(TID_BYTES_MAX);
@@ -376,7 +377,7 @@ fn blank_lines_between_frames_are_passed_over() {
     }
 }
 
-// C2, C5: they are a sign of life, and proof of nothing.
+// C2, C5: they show that the peer lives, and prove nothing.
 #[test]
 fn blank_lines_keep_a_connection_from_being_idle_and_prove_nothing() {
     let minutes = |n: u64| std::time::Duration::from_secs(60 * n);
@@ -389,7 +390,7 @@ fn blank_lines_keep_a_connection_from_being_idle_and_prove_nothing() {
         world.advance(std::time::Duration::from_secs(11));
     }
     assert!(world.is_closed(newcomer), "limits.first_request_timeout");
-    // Its session ends; from now on nobody lives by the foreign connection.
+    // Its session ends; from here on no session uses the foreign connection.
     world.lose(line.to);
     let silent_for = world.settings.limits.idle_timeout / 2 + minutes(1);
     for _ in 0..4 {
@@ -401,7 +402,7 @@ fn blank_lines_keep_a_connection_from_being_idle_and_prove_nothing() {
     assert!(world.is_closed(line.from));
 }
 
-// F9, norm limits: a path of the greatest length goes back with our own URIs in front of it.
+// F9, limits: a path of the greatest length goes back with our own URIs in front of it.
 #[test]
 fn report_and_response_come_back_to_the_end_of_the_longest_path() {
     for (a, b) in LAYOUTS {
@@ -442,16 +443,17 @@ fn ranges(frames: &[Frame]) -> Vec<(String, usize)> {
         .collect()
 }
 
-/// Whether a range can be: with so many bytes from there on none is behind the last of the message.
+/// Whether a range is possible: with so many bytes from there on, none is after the last of the message.
 fn can_be(range: &str, bytes: usize) -> bool {
     let range = msrp_proto::head::ByteRange::parse(range.as_bytes()).unwrap();
     let last = range.start + bytes as u64 - 1;
-    // Where the end is open, nobody could know yet how many there would be.
+    // If the end is open, the number of bytes is not known yet.
     let known = if range.end.is_some() { last } else { range.start };
     range.total.is_none_or(|total| known <= total) && range.end.is_none_or(|end| end == last)
 }
 
-// A6, G9: a client that counts characters sends more bytes than it announces. What it has said passes, or `*` stands there.
+// A6, G9: a client that counts characters sends more bytes than it announces. Its own range passes, or `*` stands
+// there.
 #[test]
 fn range_that_its_bytes_exceed_is_passed_on_as_it_came() {
     for range in ["1-12/12", "1-*/12", "13-*/12", "13-15/12", "1-15/12", "1-0/0"] {
@@ -465,7 +467,7 @@ fn range_that_its_bytes_exceed_is_passed_on_as_it_came() {
     }
 }
 
-// A6, F11: ... and no piece of our own making has a range that cannot be, nor has a REPORT about one.
+// A6, F11: but no piece that we make has an impossible range, nor has a REPORT about one.
 #[test]
 fn no_piece_has_a_range_that_cannot_be() {
     for range in ["1-100/100", "1-*/100", "101-*/100", "1-3000/3000", "2001-*/3000", "1-100000/100000"] {
@@ -484,7 +486,7 @@ fn no_piece_has_a_range_that_cannot_be() {
         let frames = world.take(line.to);
         let pieces = ranges(&frames);
         assert!(pieces.len() > 1, "{range}: {pieces:?}");
-        // The first begins before anybody can know that more will come than was announced.
+        // The first one begins before it is known that more will come than was announced.
         for (piece, bytes) in &pieces[1..] {
             assert!(can_be(piece, *bytes), "{range}: {pieces:?}");
         }
@@ -525,7 +527,7 @@ fn long_body_of_another_request_ends_no_connection_that_serves_a_session() {
     }
 }
 
-// What a runtime says of them is no more than that they came.
+// The runtime reports only that they came.
 #[test]
 fn blank_lines_of_a_connection_that_is_gone_are_nothing() {
     let mut world = World::new(1);

@@ -1,10 +1,10 @@
-//! Norm I14: towards a peer named in `outbound.max_chunk` no SEND has a longer body than is said there, whichever side
+//! Requirement I14: towards a peer named in `outbound.max_chunk` no SEND has a longer body than its entry, whichever side
 //! opened the connection (RFC 4975, 7.1.1; RFC 4976, 6.4.1).
 
 use std::time::Duration;
 
 use msrp_proto::parser::Flag;
-use msrp_relay_core::{ChunkBounds, Input, Settings};
+use msrp_relay_core::{Input, MaxChunk, Settings};
 
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
@@ -14,7 +14,7 @@ use testkit_pure::{Frame, Request, World, settings};
 /// A peer that is no client of the relay takes so many bytes in a chunk.
 fn bounded(bytes: u32) -> Settings {
     let hosts = ["203.0.113.40", "198.51.100.23"].map(|host| (host.to_owned(), bytes));
-    Settings { chunk_bounds: ChunkBounds::new(hosts), ..settings(2) }
+    Settings { max_chunk: MaxChunk::new(hosts), ..settings(2) }
 }
 
 /// From a client of the relay to a peer that it dialled, or that came to it.
@@ -63,8 +63,8 @@ fn verdicts(frames: &[Frame]) -> (usize, Vec<(u16, String)>) {
     (ok, reports)
 }
 
-// I14, F11: whatever the chunk's length and however it comes in, it leaves in as few pieces as the bound allows, and its
-// sender has one answer.
+// I14, F11: whatever the chunk's length and however it comes in, it leaves in as few pieces as the bound allows, and
+// its sender gets one answer.
 #[test]
 fn giant_chunk_leaves_in_pieces_within_the_bound() {
     for max in [1024, 10 << 10, 60 << 10, 150_000] {
@@ -91,7 +91,7 @@ fn giant_chunk_leaves_in_pieces_within_the_bound() {
     }
 }
 
-// G9, F11: a sender that announces less than it sends does not make us write a range that cannot be.
+// G9, F11: a sender that announces less than it sends does not make us write an impossible range.
 #[test]
 fn no_piece_ends_behind_its_total() {
     for (announced, starts_at) in [(12, 1), (1024, 1), (1500, 1), (4999, 1), (12, 13)] {
@@ -123,7 +123,7 @@ fn no_piece_ends_behind_its_total() {
     }
 }
 
-// I14: such a peer is told where each piece ends, if that is known when it begins.
+// I14: such a peer gets the end of each piece, if it is known when the piece begins.
 #[test]
 fn piece_that_is_at_hand_says_where_it_ends() {
     for (range, expected) in [
@@ -148,7 +148,7 @@ fn piece_that_is_at_hand_says_where_it_ends() {
     }
 }
 
-// I14: one whole in one, small or empty, passes as it would without a bound.
+// I14: a chunk within the bound, also an empty one, passes as it would without a bound.
 #[test]
 fn chunks_within_the_bound_are_left_alone() {
     for (name, mut way) in ways(4096) {
@@ -224,14 +224,14 @@ fn piece_that_is_under_way_still_gives_way_to_a_response() {
         world.run();
         let frames: Vec<Frame> = early.into_iter().chain(world.take(way.to)).collect();
         let pieces = pieces(&frames, "mess", &body, Flag::Last, 60 << 10);
-        // One up to the bound, one cut short, and what came afterwards.
+        // One up to the bound, one cut short, and the later ones.
         assert_eq!(pieces.len(), 2 + 120_000_usize.div_ceil(60 << 10), "{name}");
         let told: Vec<Frame> = world.take(way.from).into_iter().filter(|frame| !frame.is("SEND")).collect();
         assert_eq!(verdicts(&told), (1, Vec::new()), "{name}");
     }
 }
 
-// I14, 75 §7.1.1: what its sender aborts ends with `#`, and no piece of it gets a verdict.
+// I14, 75 §7.1.1: a chunk that its sender aborts ends with `#`, and no piece of it gets a verdict.
 #[test]
 fn aborted_chunk_ends_aborted_and_without_verdicts() {
     for (name, mut way) in ways(10 << 10) {
@@ -256,7 +256,7 @@ fn aborted_chunk_ends_aborted_and_without_verdicts() {
     }
 }
 
-// I14, F10: the chunk has failed if a piece of it has, and its sender is told once, however many are refused.
+// I14, F10: the chunk fails if a piece of it fails, and its sender hears it once, however many are refused.
 #[test]
 fn refused_pieces_are_reported_once() {
     for (which, range) in [(0, "1-50000/50000"), (2, "20481-50000/50000"), (4, "40961-50000/50000")] {
@@ -328,11 +328,10 @@ fn silence_about_the_pieces_is_reported_once() {
     }
 }
 
-// I14: nobody else is bounded: neither the relay's own clients nor a peer of another name.
+// I14: other peers are not bounded: neither the relay's own clients nor a peer with another name.
 #[test]
 fn others_take_chunks_of_any_length() {
-    let other =
-        Settings { chunk_bounds: ChunkBounds::new([("kam.example.net".to_owned(), 1024)]), ..settings(2) };
+    let other = Settings { max_chunk: MaxChunk::new([("kam.example.net".to_owned(), 1024)]), ..settings(2) };
     for (settings, shapes) in
         [(other, [Shape::Sender, Shape::Receiver]), (bounded(1024), [Shape::Both, Shape::Both])]
     {
@@ -353,7 +352,7 @@ fn other_bound_holds_for_what_is_bound_later() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;
     let mut settings = world.settings.clone();
-    settings.chunk_bounds = bounded(5000).chunk_bounds;
+    settings.max_chunk = bounded(5000).max_chunk;
     for core in 0..2 {
         world.input(core, Input::Reconfigured(Box::new(settings.clone())));
     }

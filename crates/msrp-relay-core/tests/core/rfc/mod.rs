@@ -1,7 +1,7 @@
-//! One test for each requirement on a relay that no other test holds; the requirement's id stands before it.
+//! One test for each requirement on a relay that no other test covers; the requirement's id stands before it.
 //!
-//! The ids are those of `docs/conformance.md`, which says what each asks for and names its tests. Everything here runs
-//! over `support`'s world: no sockets, a clock that is stepped.
+//! The ids are those of `docs/dev/conformance.md`, which says what each requires and names its tests. Everything here
+//! runs in the world of `testkit-pure`: no sockets, a stepped clock.
 
 mod auth;
 mod codes;

@@ -1,4 +1,4 @@
-//! Norms F11 and F12, G6: how chunks are cut into pieces (RFC 4975, 7.1 and 7.1.1; RFC 4976, 6.4.1).
+//! Requirements F11 and F12, G6: how chunks are cut into pieces (RFC 4975, 7.1 and 7.1.1; RFC 4976, 6.4.1).
 
 use msrp_proto::parser::Flag;
 
@@ -7,14 +7,14 @@ use testkit_pure::frame::pattern;
 use testkit_pure::line::{Shape, line, only};
 use testkit_pure::{Frame, Request, World, settings};
 
-/// The headers of a piece that its hop does not own.
+/// The headers of a piece that belong to its sender.
 fn kept(frame: &Frame) -> Vec<(String, String)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let headers = frame.head.headers(&frame.bytes).map(|(name, value)| (text(name), text(value)));
     headers.filter(|(name, _)| name != "Byte-Range").collect()
 }
 
-// F11: each piece is a chunk in its own right: same head but for the transaction id and the range; only the last one
+// F11: each piece is a chunk of its own: the same head except the transaction id and the range; only the last one
 // carries the flag that was received.
 #[test]
 fn every_piece_repeats_the_head() {
@@ -35,7 +35,7 @@ fn every_piece_repeats_the_head() {
             .flag(flag);
         world.send(line.from, request.bytes());
         world.run();
-        // A response waits, so the chunk gives way.
+        // A response waits, so the chunk is cut.
         world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").bytes());
         world.run();
         world.link_mut(line.to).window = usize::MAX;
@@ -87,7 +87,7 @@ fn chunks_are_never_merged() {
     );
 }
 
-// F11: the range that leaves is that of the bytes that leave, whatever the sender promised before it broke off.
+// F11: the range that leaves is that of the bytes that leave, whatever the sender announced before it broke off.
 #[test]
 fn promised_end_that_was_not_kept_is_corrected() {
     for (promised, flag, expected) in
@@ -106,8 +106,8 @@ fn promised_end_that_was_not_kept_is_corrected() {
     }
 }
 
-// F11, 75 §7.1.1: a chunk of more than 2048 bytes leaves with `*` for its end, at hand as it may be; a shorter one says
-// where it ends.
+// F11, 75 §7.1.1: a chunk of more than 2048 bytes leaves with `*` for its end, even if all of it is at hand; a shorter
+// one states its end.
 #[test]
 fn chunk_of_more_than_2048_bytes_leaves_with_a_star() {
     for (bytes, range, expected) in [
@@ -128,7 +128,7 @@ fn chunk_of_more_than_2048_bytes_leaves_with_a_star() {
     }
 }
 
-// F12: only SENDs are interrupted. Everything else is written in one piece, whoever waits.
+// F12: only SENDs are interrupted. Everything else is written in one piece, whatever waits.
 #[test]
 fn other_requests_are_never_interrupted() {
     for method in ["REPORT", "NICKNAME", "FUTURE"] {
@@ -158,8 +158,8 @@ fn other_requests_are_never_interrupted() {
     }
 }
 
-// G6, S7: the id of a chunk that is under way is known to its receiver, who may tell it to the sender: what then
-// looks like its end-line is body all the same.
+// G6, S7: the receiver knows the id of a chunk that is under way, and may tell the sender: a look-alike of its end-line
+// is still body.
 #[test]
 fn end_line_of_the_outgoing_chunk_in_its_body_is_body() {
     for split in [0, 1, 5, 12, 27] {

@@ -1,7 +1,6 @@
-//! What relays, their clients and strangers may try with sessions behind relays, and do not get (norms A10, A13 to A16, S2,
-//! S14). Each of these was possible once.
+//! Attacks by relays, their clients and strangers on sessions behind relays (reqs A10, A13 to A16, S2, S14).
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ use testkit_pure::frame::pattern;
 use testkit_pure::line::only;
 use testkit_pure::{Decision, HOST, PORT, Request, World, answer_challenge, relay_uri, settings};
 
-// One connection asks directly and for a client behind it: both count their tickets from 1, and by_ticket() looks
-// among the clients behind. What the accounts say of bob is taken for an answer about alice, whose password nobody knows.
+// One connection asks directly and for a client behind it: both count their tickets from 1, and by_ticket() looks among
+// the clients behind. The attack takes the accounts' answer about bob for one about alice, whose password the attacker
+// does not know.
 #[test]
 fn answer_about_one_user_opens_no_session_for_another() {
     let mut world = World::new(1);
@@ -32,7 +32,7 @@ fn answer_about_one_user_opens_no_session_for_another() {
     world.send(conn, auth(direct));
     let own = world.take_one(conn);
     if own.status() != 401 {
-        return; // refused: that is a fix
+        return; // Refused: the attack fails.
     }
     // Bob, by his own name; then "alice", with the digest of bob's password.
     let bob = answer_challenge(&own, "bob", "5678", &relay_uri(), 1);
@@ -55,7 +55,7 @@ fn answer_about_one_user_opens_no_session_for_another() {
     assert!(opened.is_empty(), "alice's session without alice's password: {opened:?}");
 }
 
-// The same confusion in an innocent order: the direct AUTH is never answered, and the connection never read again.
+// The same confusion without an attack: the direct AUTH would never be answered, and the connection never read again.
 #[test]
 fn direct_auth_on_a_connection_with_clients_behind_is_answered() {
     let mut world = World::new(1);
@@ -66,7 +66,7 @@ fn direct_auth_on_a_connection_with_clients_behind_is_answered() {
     world.send(conn, auth(direct));
     let challenge = world.take_one(conn);
     if challenge.status() != 401 {
-        return; // refused: that is a fix
+        return; // Refused: the attack fails.
     }
     let answer = answer_challenge(&challenge, "bob", "5678", &relay_uri(), 1);
     world.send(conn, Request::new("AUTH", &relay_uri(), direct).header("Authorization", &answer).bytes());
@@ -75,8 +75,8 @@ fn direct_auth_on_a_connection_with_clients_behind_is_answered() {
     assert_eq!(world.take(conn).len(), 1);
 }
 
-// A stranger binds wren's session, saying that he comes through the relay she is going to ask. Her AUTH, with
-// her credentials, goes to him (S2, A14, RFC 4976 9.2).
+// A stranger binds wren's session and claims to come through the relay that she is going to ask. Her AUTH, with her
+// credentials, must not go to it (S2, A14, RFC 4976 9.2).
 #[test]
 fn credentials_do_not_go_to_a_stranger_who_has_bound_the_session() {
     let mut world = World::new(1);
@@ -116,8 +116,8 @@ fn credentials_do_not_go_to_an_unverified_next_hop() {
     assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:#?}");
 }
 
-// A second connection of a proven relay, whose every request is forwarded, is closed at the end of probation (C2:
-// "or a request accepted for forwarding").
+// A second connection of a proven relay, whose every request is forwarded, must not be closed at the end of probation
+// (C2: "or a request accepted for forwarding").
 #[test]
 fn second_connection_of_a_relay_is_vouched_for_by_what_is_forwarded() {
     // The inner side.
@@ -167,7 +167,7 @@ fn slow_receiver_does_not_stop_the_others_on_any_connection_with_the_relay() {
     }
     world.link_mut(slow).stalled = true;
     world.end(quick).answers = Answers::Always(200);
-    // Whom a connection serves is known once each of them has used it.
+    // Which sessions a connection serves is known once each of them has used it.
     let second = relay(&mut world, 0, OTHER);
     for (to, back) in
         [(format!("{wren} {slow_uri}"), back_to_wren()), (format!("{finch} {quick_uri}"), back_to_finch())]
@@ -189,8 +189,8 @@ fn slow_receiver_does_not_stop_the_others_on_any_connection_with_the_relay() {
     assert!(frames.iter().any(|frame| frame.is("SEND") && said(frame) == "Quick"), "{frames:?}");
 }
 
-// Sessions that have ended stay in the list of their client: it counts as one that has a session, so while the
-// relay drains it gets further ones (and is spared bans).
+// Ended sessions must leave their client's list: otherwise it counts as a client with a session, gets further ones
+// while the relay drains, and is spared bans.
 #[test]
 fn client_whose_sessions_are_over_gets_none_while_the_relay_drains() {
     let mut world = World::new(1);
@@ -204,7 +204,7 @@ fn client_whose_sessions_are_over_gets_none_while_the_relay_drains() {
     assert_eq!(world.sizes().sessions, 0);
 }
 
-// Sessions behind relays that began while nobody counted are not counted after a reload.
+// Sessions behind relays that began while no core counted must be counted after a reload.
 #[test]
 fn sessions_behind_a_relay_that_began_uncounted_count_after_a_reload() {
     let mut world = World::new(2);
@@ -220,8 +220,8 @@ fn sessions_behind_a_relay_that_began_uncounted_count_after_a_reload() {
     assert_eq!(world.auth_round(own, "alice", "msrps://192.0.2.9:9/a;tcp", "").status(), 403);
 }
 
-// While one process of this relay takes over from another, their sessions are next hops; our own name need not be in
-// outbound.relays for that.
+// During an upgrade, the sessions of the other process are next hops; our own name need not be in outbound.relays for
+// that.
 #[test]
 fn other_process_of_this_relay_is_reached_whatever_outbound_relays_says() {
     let relays = Some(vec!["relay.example.net".to_owned()]);
@@ -260,7 +260,7 @@ fn session_whose_connection_is_lost_uses_another_one_that_is_there() {
     assert!(frames.iter().any(|frame| frame.is("SEND") && said(frame) == "Still?"), "{:?}", world.take(far));
 }
 
-// We are calling the relay when it comes by itself: what waits for the call, and all that follows, should go there.
+// We are calling the relay when it comes by itself: all waiting and later requests should use its connection.
 #[test]
 fn relay_that_comes_while_it_is_called_gets_what_waits() {
     let mut world = World::new(1);
@@ -283,10 +283,10 @@ fn relay_that_comes_while_it_is_called_gets_what_waits() {
     assert!(texts.contains(&"Two".to_owned()), "{texts:?}");
 }
 
-// unproven_relays: refuse, and an endpoint that we have dialled without any verification speaks for a relay.
+// unproven_relays: refuse: an endpoint that we dialled without verification must not count as a proven relay.
 #[test]
 fn dialled_endpoint_is_no_proven_relay() {
-    let mut world = World::with(Settings { relays_must_prove: true, ..settings(1) });
+    let mut world = World::with(Settings { unproven_relays_refused: true, ..settings(1) });
     let (alice, alice_session) = world.client(0, "alice");
     let (bob, bob_session) = world.client(0, "bob");
     let (alice_uri, bob_uri) = (world.end(alice).uri.clone(), world.end(bob).uri.clone());
@@ -302,8 +302,8 @@ fn dialled_endpoint_is_no_proven_relay() {
     assert_eq!(only(world.take(endpoint), "403").status(), 403);
 }
 
-// S14: a client behind a relay whose far end does not answer NICKNAMEs stops all the others for half a minute, and
-// again, and again.
+// S14: a client behind a relay whose far end does not answer NICKNAMEs must not stop all the others, half a minute at a
+// time.
 #[test]
 fn unanswered_requests_of_one_client_do_not_stop_the_others_behind_its_relay() {
     let mut world = World::new(1);
@@ -362,7 +362,7 @@ fn failed_auths_through_this_relay_by_a_client_behind_another_are_bounded() {
     assert!(passed <= 3, "{passed} guesses");
 }
 
-// The news that bytes are at a third core comes after that core's death: they are never written off.
+// The news that bytes are at a third core comes after that core's death: they must still be written off.
 #[test]
 fn bytes_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
     let mut world = World::new(3);
@@ -383,8 +383,8 @@ fn bytes_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
     assert_eq!(world.sizes().bytes_queued, 0, "held for ever");
 }
 
-// Who waits for an answer of a core that has died, on another connection than the session's present one, waits for
-// ever.
+// A request that waits for an answer of a dead core, on another connection than the session's present one, must not
+// wait for ever.
 #[test]
 fn request_by_another_connection_is_answered_when_the_far_core_dies() {
     let mut world = World::new(3);
@@ -402,7 +402,7 @@ fn request_by_another_connection_is_answered_when_the_far_core_dies() {
     assert_eq!(world.sizes().unanswered, 0, "waits for ever: {:?}", world.take(another));
 }
 
-// A16: an AUTH that does not come from the inner side is not forwarded (it would even bind the outer one).
+// A16: an AUTH that does not come from the inner side is not forwarded (it would even bind the outer side).
 #[test]
 fn auth_from_the_outer_side_is_refused() {
     let mut world = World::new(1);
@@ -415,7 +415,7 @@ fn auth_from_the_outer_side_is_refused() {
     assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:#?}");
 }
 
-// Whoever is bound to a session whose relay cannot be called bans its user from calling anybody.
+// A peer bound to a session whose relay cannot be called must not get the session's user banned.
 #[test]
 fn far_end_does_not_get_a_user_banned_by_writing_to_an_unreachable_relay() {
     let limits = Limits { dial_failures_per_user_max: 5, ..Limits::default() };
@@ -452,8 +452,8 @@ fn relay_taken_off_the_list_is_no_inner_side_on_new_connections() {
     assert!(world.take(far).iter().all(|frame| !frame.is("SEND")));
 }
 
-// One account, one connection, as many sessions as it likes: nothing but sessions_per_user_max (default: any number)
-// bounds them, and no client that is forgotten ends its sessions.
+// One account, one connection, any number of sessions: only sessions_per_user_max (default: any number) bounds them,
+// and forgetting a client ends none of its sessions.
 #[test]
 fn sessions_on_one_connection_with_a_relay_are_bounded() {
     let mut world = World::new(1);
@@ -468,7 +468,7 @@ fn sessions_on_one_connection_with_a_relay_are_bounded() {
     assert!(opened <= 4096 * 2, "{opened} sessions by one connection of one user");
 }
 
-// Without tls.client_ca no relay may ask for sessions, nor one that we have called, and know by outbound.ca.
+// Without tls.client_ca no relay may ask for sessions, not even one that we have called and know by outbound.ca.
 #[test]
 fn relay_that_was_called_does_not_ask_for_sessions_by_the_certificate_of_outbound_ca() {
     let mut world = World::with(Settings { serves_relays: false, ..settings(1) });
@@ -484,8 +484,8 @@ fn relay_that_was_called_does_not_ask_for_sessions_by_the_certificate_of_outboun
     assert_eq!(only(world.take(called), "403").status(), 403);
 }
 
-// "It connects, and writes only to a host whose certificate proves the name in that URI": a stranger who says that
-// he is the relay which is being called gets what waits for it.
+// "It connects, and writes only to a host whose certificate proves the name in that URI": a stranger that claims to be
+// the called relay must not get what waits for it.
 #[test]
 fn messages_that_wait_for_a_relay_to_prove_its_name_are_not_taken_over_by_a_stranger() {
     let mut world = World::new(1);
@@ -502,10 +502,10 @@ fn messages_that_wait_for_a_relay_to_prove_its_name_are_not_taken_over_by_a_stra
     assert!(frames.iter().all(|frame| !frame.is("SEND")), "{frames:#?}");
 }
 
-// A1, A14: AUTH, with credentials, goes by TLS only, though plain next hops may be called.
+// A1, A14: AUTH with credentials goes only by TLS, even if plain next hops may be called.
 #[test]
 fn auth_is_not_forwarded_without_tls() {
-    let mut world = World::with(Settings { dial_plain: true, ..settings(1) });
+    let mut world = World::with(Settings { outbound_plain: true, ..settings(1) });
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     let plain = "msrp://outer.example.org:2855;tcp";
@@ -516,8 +516,8 @@ fn auth_is_not_forwarded_without_tls() {
     assert!(world.dialled.iter().all(|(target, _)| target.secure), "{:?}", world.dialled[0].0);
 }
 
-// A place that was granted while sessions were counted, for one that begins after a reload which ended that, is
-// never given back.
+// A place that was granted while sessions were counted, for a session that begins after a reload has ended the
+// counting, must be given back.
 #[test]
 fn place_granted_before_a_reload_is_given_back() {
     let limits = Limits { sessions_per_user_max: 1, ..Limits::default() };
@@ -545,8 +545,8 @@ fn place_granted_before_a_reload_is_given_back() {
     }
 }
 
-// The home of a session dies after it has given bytes to a third core, and the news of that dies with it: what
-// has been written off as lost is credited all the same.
+// The home of a session dies after it has given bytes to a third core, and the news of that dies with it: bytes written
+// off as lost must not be credited again.
 #[test]
 fn bytes_are_not_credited_twice_when_the_core_between_dies() {
     let mut world = World::new(3);
@@ -566,8 +566,8 @@ fn bytes_are_not_credited_twice_when_the_core_between_dies() {
     assert_eq!(world.sizes().bytes_queued, 0);
 }
 
-// Asking another relay lets go of the connection with the one before, though it is the way back to the client by
-// now: the session keeps a connection that is gone, for good.
+// Asking another relay releases the connection with the relay before. If that connection is the way back to the client
+// by then, it must stay.
 #[test]
 fn asking_another_relay_does_not_cut_the_way_back() {
     let mut world = World::new(1);
@@ -580,7 +580,7 @@ fn asking_another_relay_does_not_cut_the_way_back() {
     world.take(ahead);
     world.hang_up(conn);
     world.run();
-    // The relay uses the connection that we have opened: it is the way back now.
+    // The relay uses the connection that we have opened: it is the way back from here on.
     world.send(ahead, Request::new("AUTH", &format!("{wren} {AHEAD}"), &back).bytes());
     world.run();
     world.send(
@@ -598,8 +598,8 @@ fn asking_another_relay_does_not_cut_the_way_back() {
     assert!(!arrived.is_empty(), "nothing leads back any more");
 }
 
-// Anybody with a certificate bans any user from all of the relay: a relay's failures count against the user, and
-// against nobody else.
+// A peer with a certificate must not be able to ban any user from the whole relay: a relay's failures count against the
+// user behind that relay, and against no other client.
 #[test]
 fn relay_without_an_account_does_not_ban_users() {
     let mut world = World::new(1);
@@ -616,8 +616,8 @@ fn relay_without_an_account_does_not_ban_users() {
     assert_eq!(attempt(&mut world, own, "alice", "1234", "msrps://203.0.113.77:9/a;tcp").status(), 200);
 }
 
-// "guess at passwords of other relays through us, three times": as many as it likes, if it does not wait for the
-// answers (RFC 4976, 9.1: AUTHs are not pipelined).
+// "guess at passwords of other relays through us, three times": a guesser that does not wait for the answers must get
+// no more (RFC 4976, 9.1: AUTHs are not pipelined).
 #[test]
 fn pipelined_guesses_through_this_relay_are_bounded() {
     let mut world = World::new(1);
@@ -634,7 +634,7 @@ fn pipelined_guesses_through_this_relay_are_bounded() {
     assert!(guesses <= 3, "{guesses} guesses");
 }
 
-// F5: the outer side is the relay, not one of its connections: what the client sends finds another that is there.
+// F5: the outer side is the relay, not one of its connections: the client's requests find another one.
 #[test]
 fn foreign_relay_is_not_lost_while_another_connection_of_its_is_there() {
     let mut world = World::new(1);
@@ -656,8 +656,8 @@ fn foreign_relay_is_not_lost_while_another_connection_of_its_is_there() {
     assert_eq!(said(&only(world.take(second), "SEND")), "3");
 }
 
-// Sessions of clients behind relays last as long as they are refreshed. One relay with one account has the memory of as
-// many as the relay cares to ask for, and not that which everybody else needs to get in.
+// Sessions of clients behind relays last as long as they are refreshed. One relay with one account may use the memory
+// of as many as it asks for, but not the memory that all others need to get in.
 #[test]
 fn sessions_behind_one_relay_leave_room_for_newcomers() {
     let mut settings = settings(1);
@@ -685,7 +685,7 @@ fn sessions_behind_one_relay_leave_room_for_newcomers() {
     assert!(!world.is_closed(client));
 }
 
-// The far side of a session chooses how long its URI is, and how many messages it wants stopped: for a session of a client
+// The far side of a session chooses the length of its URI, and how many messages it stops. For a session of a client
 // behind a relay, of which there may be any number, all of that is counted.
 #[test]
 fn what_a_session_behind_a_relay_remembers_of_its_far_side_counts() {

@@ -7,7 +7,7 @@ use super::relays::{OTHER, WREN, WREN_THERE, back_to_wren, relay, session};
 use testkit_pure::line::{LAYOUTS, only};
 use testkit_pure::{Conn, Frame, Pair, Request, World, settings};
 
-/// Who speaks, and by which of alice's URIs.
+/// The speaker, and the URI of alice's that is used.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Step {
     AliceOld,
@@ -25,7 +25,7 @@ struct Renewed {
 }
 
 impl Renewed {
-    /// The connection that speaks, the one that hears, the path between them and where it comes from.
+    /// The sending connection, the receiving one, the path between them and the sender's own URI.
     fn way(&self, step: Step) -> (Conn, Conn, String, &str) {
         let Pair { alice, bob, alice_session, bob_session, alice_uri, bob_uri, .. } = &self.pair;
         let session = match step {
@@ -67,8 +67,8 @@ fn deliver(world: &mut World, (from, to): (Conn, Conn), path: &str, own: &str) {
     assert_eq!(only(world.take(from), "REPORT").header("Message-ID").as_deref(), Some("m1"));
 }
 
-/// Whether a sender learns that its message had no session to go to: by the response, or, where another session of this
-/// relay has answered it before, by a REPORT.
+/// Whether a sender learns that its message had no session to go to: by the response, or, if another session of this
+/// relay has answered it already, by a REPORT.
 fn is_told_481(frames: &[Frame]) -> bool {
     match frames {
         [response] => response.status() == 481,
@@ -129,7 +129,7 @@ fn both_uris_of_a_session_are_one_for_both_sides_in_every_order() {
     }
 }
 
-// A11: ... and once the old URI is over, by the new one alone.
+// A11: and after the old URI has expired, by the new one alone.
 #[test]
 fn pair_talks_by_the_new_uri_when_the_old_one_has_expired() {
     for (a, b) in LAYOUTS {
@@ -165,11 +165,12 @@ fn pair_talks_by_the_new_uri_when_the_old_one_has_expired() {
     }
 }
 
-// A11: a URI that lives longer than its successors is the session's until it expires, however many of those there were.
+// A11: a URI that lives longer than its successors belongs to the session until it expires, however many successors
+// there were.
 #[test]
 fn uri_that_outlives_its_successors_stays_usable() {
     let mut settings = settings(1);
-    settings.expires.seconds_min = 1;
+    settings.sessions.expires_min = 1;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     for n in 0..8 {
@@ -181,7 +182,7 @@ fn uri_that_outlives_its_successors_stays_usable() {
     world.close_all();
 }
 
-// F5: two first messages that cross, each by another of alice's URIs, bind one pair.
+// F5: two first messages that cross, each by another URI of alice's, bind one pair.
 #[test]
 fn first_messages_that_cross_by_different_uris_bind_one_pair() {
     for (a, b) in LAYOUTS {
@@ -228,7 +229,7 @@ fn third_party_with_the_new_uri_gets_506() {
     }
 }
 
-// RFC 4975, 14.1: the session-id of one URI does not open the session by itself: the rest must be right, too.
+// RFC 4975, 14.1: the session-id of one URI does not open the session by itself: the rest must match, too.
 #[test]
 fn uri_that_shares_only_the_beginning_with_a_live_one_gets_481() {
     let mut world = World::new(1);
@@ -258,7 +259,7 @@ fn auth_to_one_of_two_uris_prolongs_that_one() {
     world.advance(Duration::from_secs(601));
     renewed.say(&mut world, Step::AliceOld);
     renewed.say(&mut world, Step::BobOld);
-    // The new one is over by now: there is room for another.
+    // The new one has expired by now: there is room for another.
     renewed.new = renew(&mut world, alice, "alice");
     for step in STEPS {
         renewed.say(&mut world, step);
@@ -312,8 +313,8 @@ fn far_end_without_a_relay_reaches_the_new_uri_by_its_own_connection() {
     }
 }
 
-// A10, A11, A16: wren is behind another relay, and has replaced the URI there. That relay knows whose it is; by the
-// connection that is bound both are the same.
+// A10, A11, A16: wren is behind another relay, and has replaced her URI there. That relay knows who she is; by the
+// bound connection both URIs are the same.
 #[test]
 fn far_end_behind_another_relay_may_replace_its_uri_there() {
     let renewed_there = "msrps://inner.example.net:2855/another1another2;tcp";
@@ -339,7 +340,7 @@ fn far_end_behind_another_relay_may_replace_its_uri_there() {
         let elsewhere = format!("{bobs} msrps://elsewhere.example.net:2855/x1x2x3x4;tcp {WREN}");
         world.send(bob, Request::send(&elsewhere, &bob_uri, "m5", b"no").bytes());
         assert_eq!(world.take_one(bob).status(), 481);
-        // The relay comes by another connection, with the URI that was used last; what goes back may take either.
+        // The relay comes by another connection, with the last used URI; what goes back may use either.
         let second = relay(&mut world, 0, OTHER);
         let request = Request::send(&format!("{bobs} {bob_uri}"), &from, "m6", b"hello");
         world.send(second, request.bytes());

@@ -1,4 +1,4 @@
-//! Norms F6 to F10 and F13 to F14: responses, timers, REPORTs, and what ends a message early (RFC 4976, 6.4.1).
+//! Requirements F6 to F10 and F13 to F14: responses, timers, REPORTs, and messages that end early (RFC 4976, 6.4.1).
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn final_response_goes_to_the_previous_hop_only() {
 fn answer_to_a_send_precedes_everything_queued_to_that_client() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        // Bound already where a stranger must have been heard first.
+        // Already bound, where a stranger must have been heard first.
         world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "first").bytes());
         world.run();
         world.take(line.from);
@@ -151,7 +151,7 @@ fn request_running_when_its_session_ends_gets_481() {
     }
 }
 
-// F9: nothing is reported over a connection that is gone, nor dialled for.
+// F9: no report goes over a lost connection, and none causes a dial.
 #[test]
 fn report_for_a_connection_that_is_gone_is_not_sent() {
     for (name, mut line) in lines() {
@@ -187,7 +187,7 @@ fn failure_of_a_bodiless_send_is_reported_with_an_empty_range() {
     }
 }
 
-// F13: what is queued of a message that its sender aborts is not worth sending any more.
+// F13: queued bytes of a message that its sender aborts are not sent any more.
 #[test]
 fn queued_bytes_of_an_aborted_message_are_dropped() {
     for (name, mut line) in lines() {
@@ -213,7 +213,7 @@ fn queued_bytes_of_an_aborted_message_are_dropped() {
 
 // F14: 413 stops the chunk that is being written, and its sender.
 #[test]
-fn chunk_that_nobody_wants_is_aborted_at_once() {
+fn unwanted_chunk_is_aborted_at_once() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).bytes();
@@ -273,7 +273,7 @@ fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
     }
 }
 
-// F14: what waits of the refused message is not written, and everything else is; its bytes are given back.
+// F14: the waiting chunks of the refused message are not written, and everything else is; their bytes are credited.
 #[test]
 fn a_413_takes_the_waiting_chunks_of_its_message_and_no_others() {
     for (name, mut line) in lines() {
@@ -310,7 +310,7 @@ fn a_413_takes_the_waiting_chunks_of_its_message_and_no_others() {
     }
 }
 
-// F14: after a 413 no further chunk of that message leaves; whoever sends one all the same is told 413 by us.
+// F14: after a 413 no further chunk of that message leaves; a sender that continues gets 413 from us.
 #[test]
 fn message_that_was_stopped_stays_stopped() {
     for (name, mut line) in lines() {
@@ -343,8 +343,8 @@ fn message_that_was_stopped_stays_stopped() {
     }
 }
 
-// F8, F10: under `partial` silence is no failure, so neither is a receiver that leaves after the last byte was written;
-// one that leaves before is.
+// F8, F10: under `partial` silence is no failure, so a receiver that leaves after the last byte was written is none
+// either; one that leaves before is.
 #[test]
 fn receiver_that_leaves_is_no_failure_of_what_it_was_sent_under_partial() {
     for (written, reports) in [(true, 0), (false, 1)] {

@@ -2,15 +2,26 @@
 
 use msrp_proto::head::FailureReport;
 use msrp_proto::parser::Flag;
+use msrp_relay_core::{CloseReason, Limit};
 
 use super::cast;
-use super::{DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
+use super::{Actor, DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
 use testkit_pure::{Conn, Frame, Request, answer_challenge, relay_uri};
 
 impl Simulation {
     pub(super) fn collect(&mut self) {
         let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
         conns.sort_unstable();
+        for (conn, actor) in &conns {
+            // A connection that has proven nothing yet, though its first request may be under way, makes room.
+            let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
+            if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
+                assert!(!self.is_proven(*actor, *conn), "{conn:?} of actor {actor} made room");
+                self.actors[*actor].dead = true;
+                self.fault_of(*actor);
+                self.saw("a newcomer turned away");
+            }
+        }
         for (conn, actor) in conns {
             for frame in self.world.take(conn) {
                 self.arrived(actor, conn, frame);
@@ -23,12 +34,24 @@ impl Simulation {
         }
     }
 
+    /// Whether a session was granted by a connection, or something that came from it was passed on.
+    fn is_proven(&self, actor: usize, conn: Conn) -> bool {
+        let Actor { session, inlet, conn: outlet, .. } = &self.actors[actor];
+        let is_client = session.is_some() && inlet.is_none_or(|inlet| inlet == conn);
+        let is_heard = self.messages.iter().any(|m| m.from == actor && !m.delivered.is_empty());
+        is_client || is_heard && *outlet == Some(conn)
+    }
+
     fn arrived(&mut self, actor: usize, conn: Conn, frame: Frame) {
         let response = !frame.method().starts_with(|c: char| c.is_ascii_uppercase());
         let of_relay = response || frame.is("REPORT") && frame.reported() != 200;
         if of_relay {
             let begun = self.actors[actor].send_began.get(&conn);
             assert_ne!(Some(&frame.flush), begun, "kept behind a chunk that was not begun yet: {frame:?}");
+        }
+        let is_urgent = response || frame.is("REPORT");
+        if is_urgent && self.actors[actor].conn == Some(conn) {
+            self.actors[actor].told.push((frame.flush, frame.bytes.len()));
         }
         if response {
             return self.response_arrived(actor, &frame);
@@ -44,7 +67,7 @@ impl Simulation {
             }
             "REPORT" => self.report_arrived(actor, &frame),
             "NICKNAME" => self.actors[actor].pending.push(frame),
-            _ => panic!("nobody sent this: {frame:?}"),
+            _ => panic!("no actor sent this: {frame:?}"),
         }
     }
 
@@ -59,7 +82,7 @@ impl Simulation {
         (dialled && self.seed % 4 == 1).then_some(DIALLED_CHUNK_MAX as usize)
     }
 
-    /// A path with the first URI of each session in it: which of two was used when it was sent does not matter.
+    /// A path with the first URI of each session in it: which of two the sender used does not matter.
     fn by_first_uris(&self, link: &Link, path: &str) -> String {
         let actors = link.ends.map(|end| &self.actors[end]);
         actors.into_iter().fold(path.to_owned(), |path, actor| match (&actor.session, &actor.other) {
@@ -93,7 +116,7 @@ impl Simulation {
         assert!(!matches!(message.flag, Some(Flag::Last)), "message {index} goes on after its end");
         if !disturbed {
             assert_eq!(start, before + 1, "a gap in message {index}");
-            assert_ne!(frame.flag, Flag::Aborted, "nobody aborted message {index}");
+            assert_ne!(frame.flag, Flag::Aborted, "its sender did not abort message {index}");
         }
         if let Some(turn) = message.turn.take_if(|_| start == 1)
             && let Some(due) = turn.due
@@ -139,19 +162,19 @@ impl Simulation {
 
     fn report_arrived(&mut self, actor: usize, frame: &Frame) {
         let index = self.message_of(frame);
-        // A REPORT is never answered; should somebody do it all the same, nothing happens.
+        // A REPORT is never answered; if a peer still answers it, nothing happens.
         if self.lies && self.dice.chance(20) {
             let conn = self.actors[actor].conn.unwrap();
             self.world.send(conn, frame.response(200));
         }
         let message = &mut self.messages[index];
-        assert_eq!(actor, message.from, "a REPORT for somebody else");
+        assert_eq!(actor, message.from, "a REPORT for another actor");
         if frame.reported() == 200 {
             message.success_reports += 1;
             assert_eq!(message.success_reports, 1, "message {index}");
             return;
         }
-        assert_ne!(message.wish, "no", "a REPORT that nobody wanted");
+        assert_ne!(message.wish, "no", "an unwanted REPORT");
         match frame.reported() {
             408 => *self.seen.entry("a REPORT of 408").or_default() += 1,
             413 => *self.seen.entry("a REPORT of 413").or_default() += 1,
@@ -161,7 +184,7 @@ impl Simulation {
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
         assert!(end <= message.sent, "message {index}: {range}");
-        // One without bytes may be of an earlier chunk that had none.
+        // A chunk without bytes may belong to an earlier one that had none.
         let taken_back = start <= end && message.aborted.is_some_and(|from| start >= from);
         assert!(!taken_back, "message {index}: {range} is told of, which its sender aborted");
         message.fail(index, start, end);
@@ -194,7 +217,7 @@ impl Simulation {
                 let message_index = message;
                 let message = &mut self.messages[message];
                 match message.wish {
-                    "no" => panic!("an answer that nobody wanted"),
+                    "no" => panic!("an unwanted answer"),
                     "partial" => assert_ne!(code, 200),
                     _ => {}
                 }
@@ -223,14 +246,23 @@ impl Simulation {
     }
 
     /// The relay answers a SEND itself: that must not have waited behind more than one flush. (A chunk of
-    /// which nothing but the head has been written is not cut, so there may be one flush in between.)
+    /// which nothing but the head has been written is not cut, so there may be one flush in between.) When something
+    /// breaks, all that waited for it is told of at once, which may fill some flushes by itself: an answer waits behind
+    /// those, and behind nothing else.
     fn stop_waiting(&mut self, actor: usize, frame: &Frame) {
-        let waits = &mut self.actors[actor].waits;
+        let Actor { waits, told, .. } = &mut self.actors[actor];
         if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
             && let Some(due) = waits.remove(at).due
         {
+            let before = told.iter().filter(|(flush, _)| (due..=frame.flush).contains(flush));
+            let bytes: usize = before.map(|(_, bytes)| bytes).sum();
+            let flushes = due + 2 + (bytes / self.flush_bytes_min) as u64;
             self.seen.entry("a wait for an answer judged").and_modify(|n| *n += 1).or_insert(1);
-            assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);
+            assert!(
+                frame.flush <= flushes,
+                "a response waited for {} flushes with {bytes} bytes of answers",
+                frame.flush - due
+            );
         }
     }
 
@@ -257,7 +289,7 @@ impl Simulation {
                 self.actors[actor].requests.insert(request.tid, Sent::Auth);
             }
             408 => self.actors[actor].refresh = None,
-            // Its client has said that it sends no more, and that ended it while it was looked up.
+            // Its client has ended its side, which ended the session during the look-up.
             481 if self.world.link(conn).ended || self.world.link(conn).closing.is_some() => {
                 self.actors[actor].refresh = None;
             }

@@ -1,13 +1,11 @@
-//! What must hold at every moment: the bounds of queues and tables, and who waits for how long.
+//! What must hold at every moment: the bounds of queues and tables, and of waiting times.
 
 use msrp_relay_core::HEAD_OVERHEAD;
 
 use super::Simulation;
-use testkit_pure::Conn;
+use testkit_pure::{Conn, READ_MAX, Reader};
 
-/// The most that one read brings.
-const READ_MAX: usize = 16_000;
-/// What a connection may make the relay keep beside queued bytes, whatever the budget says: unfinished input, one flush,
+/// What a connection may make the relay keep beside queued bytes, whatever the budget is: unfinished input, one flush,
 /// some answers and REPORTs, some transactions.
 const KEPT_MAX: usize = 192 << 10;
 /// A request to a session takes up at least so much of a read.
@@ -17,7 +15,18 @@ impl Simulation {
     pub(super) fn check_bounds(&mut self) {
         self.check_tables();
         self.check_senders();
+        self.see_crossing();
         self.note_what_is_due();
+    }
+
+    /// Two that wait for each other's cores, and must not do so for ever.
+    fn see_crossing(&mut self) {
+        let is_parked = |actor: &usize| {
+            self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader == Reader::Parked)
+        };
+        if self.links.iter().any(|link| link.ends.iter().all(is_parked)) {
+            self.saw("two that asked for each other");
+        }
     }
 
     /// No core holds more than its connections may make it hold, and all together hold what the budget allows.
@@ -36,7 +45,7 @@ impl Simulation {
             conns[dial.core] += 1;
             ever[dial.core] += 1;
         }
-        // Whatever the limits say, what one read has brought is held, each head at a little more than its bytes.
+        // Whatever the limits are, the bytes of one read are held, and each head costs a little more than its bytes.
         let read = READ_MAX + READ_MAX / REQUEST_MIN * HEAD_OVERHEAD;
         let everybody: usize = ever.iter().sum();
         let mut sum = 0;
@@ -45,14 +54,15 @@ impl Simulation {
             let (conns, ever) = (conns[core], ever[core]);
             sum += sizes.bytes_queued + sizes.bytes_kept;
             assert!(sizes.peers <= conns, "core {core}: {sizes:?}");
-            // What is left of a connection that is gone is held as before, until it has been written.
+            // The bytes of a lost connection are held as before, until they are written.
             assert!(sizes.bytes_queued <= ever * (limits.queue_bytes_high + read), "core {core}: {sizes:?}");
             let most = limits.transactions_per_peer_max;
-            // Those that are awaited, and those that are unlikely to be answered.
+            // Awaited ones, and unlikely ones.
             assert!(sizes.transactions <= conns * 2 * (most + 1), "core {core}: {sizes:?}");
             // Requests that failed here may still be coming in anywhere.
             let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
             assert!(sizes.unanswered <= unanswered, "core {core}: {sizes:?}");
+            assert_eq!(self.world.relay(core).stats().sessions_open(), sizes.sessions as u64, "core {core}");
             // An address, and two users.
             assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
         }
@@ -60,7 +70,7 @@ impl Simulation {
         assert!(sum <= most, "{sum} bytes are held and kept, {most} may be");
     }
 
-    /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
+    /// The bytes that a sender has sent and its receivers have not got are on the wire, or within the bound.
     fn check_senders(&self) {
         let high = self.bounds.queue_bytes_high + READ_MAX;
         for actor in 0..self.actors.len() {
@@ -80,7 +90,7 @@ impl Simulation {
         }
     }
 
-    /// What has arrived of chunks that have not ended, of messages that nobody disturbed.
+    /// The bytes that have arrived of unfinished chunks, of undisturbed messages.
     fn arriving_from(&self, actor: usize) -> u64 {
         let mut bytes = 0;
         for conn in self.by_conn.keys() {
@@ -95,7 +105,7 @@ impl Simulation {
         bytes
     }
 
-    /// Whatever was sent and has been taken is with everybody concerned once no message is under way.
+    /// Once no message is under way, everything that was sent and read has reached its receivers.
     fn note_what_is_due(&mut self) {
         if !self.world.lanes().is_empty() {
             return;

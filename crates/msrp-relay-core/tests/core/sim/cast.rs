@@ -1,18 +1,18 @@
-//! Who takes part: endpoints, the links between them, and what is sent on which.
+//! The cast: endpoints, the links between them, and the messages on each.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use msrp_relay_core::{Input, Limit, ProvenNames};
+use msrp_relay_core::{CloseReason, Input, Limit, ProvenNames};
 
 use super::{Actor, Link, Simulation};
 use testkit_pure::frame::pattern;
-use testkit_pure::{ADDRESS, Conn, Decision, HOST};
+use testkit_pure::{ADDRESS, Conn, Decision, Frame, HOST, relay_uri};
 
 /// More than a message has bytes.
 const BYTES: usize = 1 << 18;
 
-/// The bytes of a message from its `start`th on: nothing else may arrive there.
+/// The bytes of a message from its `start`th on: only they may arrive there.
 pub(super) fn body(message: usize, start: u64, bytes: usize) -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(2 * BYTES));
     // Each message has other bytes at the same places.
@@ -20,7 +20,7 @@ pub(super) fn body(message: usize, start: u64, bytes: usize) -> &'static [u8] {
     &PATTERN[at..at + bytes]
 }
 
-/// Seconds of a session that asks for as little as it may.
+/// Seconds of a session that asks for the shortest time.
 const EXPIRES_SECONDS: u64 = 60;
 
 impl Simulation {
@@ -32,8 +32,16 @@ impl Simulation {
 
     /// A new connection; a core that is short of memory takes none.
     pub(super) fn connect(&mut self) -> Option<Conn> {
+        self.connect_by(false)
+    }
+
+    fn connect_by(&mut self, websocket: bool) -> Option<Conn> {
         let core = self.any_core();
-        match self.world.try_connect(core, true, ADDRESS) {
+        let connected = match websocket {
+            true => self.world.try_connect_web(core),
+            false => self.world.try_connect(core, true, ADDRESS),
+        };
+        match connected {
             Ok(conn) => Some(conn),
             Err(limit) => {
                 assert_eq!(limit, Limit::QueueBytesTotal);
@@ -43,33 +51,57 @@ impl Simulation {
         }
     }
 
+    /// The answer to an AUTH. A newcomer makes room where memory is short.
+    fn log_in(&mut self, conn: Conn, uri: &str, more: &str) -> Option<Frame> {
+        let answer = self.world.try_auth_to(conn, "alice", (&relay_uri(), uri), more);
+        if answer.is_none() {
+            let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
+            assert_eq!(self.world.link(conn).closing, Some(made_room), "closed without a word");
+            self.saw("a newcomer turned away");
+        }
+        answer
+    }
+
+    /// The session of a client behind a relay: where memory is short our relay refuses the client, or forgets the challenge
+    /// and sends another.
+    fn use_path_of(&mut self, conn: Conn, granted: &Frame) -> Option<String> {
+        let use_path = granted.header("Use-Path");
+        if use_path.is_none() {
+            assert!([401, 403].contains(&granted.status()), "{granted:?}");
+            let core = self.world.link(conn).core;
+            let pressed = self.world.relay(core).stats().limits_reached[Limit::QueueBytesTotal as usize];
+            assert!(granted.status() == 403 || pressed > 0, "asked twice for nothing: {granted:?}");
+            self.saw("a newcomer turned away");
+            self.world.lose(conn);
+        }
+        use_path
+    }
+
     fn client(&mut self) -> Option<(usize, String)> {
-        let conn = self.connect()?;
+        let is_page = self.has_pages && self.actors.len() % 2 == 1;
+        let conn = self.connect_by(is_page)?;
+        if is_page {
+            self.saw("a page");
+        }
         let uri = self.world.end(conn).uri.clone();
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
-        let granted = self.world.auth_round(conn, "alice", &uri, &more);
-        let session = granted.header("Use-Path").unwrap();
+        let granted = self.log_in(conn, &uri, &more)?;
+        let session = granted.header("Use-Path").unwrap_or_else(|| panic!("{granted:?}"));
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
         self.actors[index].expires = expires.then(|| self.world.now + Duration::from_secs(EXPIRES_SECONDS));
         Some((index, session))
     }
 
-    /// A client that another relay asks for, which may have one connection with ours or two, on any cores.
+    /// A client behind another relay, which may have one connection with ours or two, on any cores.
     fn client_behind_a_relay(&mut self) -> Option<(usize, String)> {
         let host = format!("relay{}.example", self.actors.len());
         let conn = self.relay(&host)?;
         let own = self.world.end(conn).uri.clone();
         let back = format!("msrps://{host}:2855/s1;tcp {own}");
-        let granted = self.world.auth_round(conn, "alice", &back, "");
-        let Some(use_path) = granted.header("Use-Path") else {
-            // Memory is short.
-            assert_eq!(granted.status(), 403, "{granted:?}");
-            self.saw("a newcomer turned away");
-            self.world.lose(conn);
-            return None;
-        };
+        let granted = self.log_in(conn, &back, "")?;
+        let use_path = self.use_path_of(conn, &granted)?;
         let session = use_path.split(' ').next_back().unwrap().to_owned();
         let index = self.add_actor(Some(conn), back);
         self.actors[index].session = Some(session.clone());
@@ -117,7 +149,8 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) -> Option<()> {
-        match if self.crowd { 2 } else { self.dice.below(7) } {
+        let shape = if self.crowd { 2 } else { self.dice.below(7) };
+        match if self.pairs { 0 } else { shape } {
             0 | 1 => {
                 let (a, a_session) = self.client()?;
                 let (b, b_session) = self.client()?;
@@ -141,7 +174,7 @@ impl Simulation {
                 let (b, b_session) = match self.dice.below(3) {
                     0 => self.client_behind_a_relay()?,
                     1 => self.client()?,
-                    // Somebody who comes from outside and begins.
+                    // A peer that comes from outside and begins.
                     _ => {
                         let b = self.foreign()?;
                         let there = format!("{a_session} {}", self.actors[a].uri);
@@ -175,7 +208,7 @@ impl Simulation {
 
     /// Others begin to talk while everything is under way.
     pub(super) fn newcomers(&mut self) {
-        if self.links.len() < 7 {
+        if self.links.len() < 7 && !self.drains {
             // They authenticate at once; all else goes on as slowly as before.
             self.world.look_up_decision = Decision::Now;
             self.world.hold_messages = false;
@@ -193,7 +226,7 @@ impl Simulation {
         actor.conn.filter(|conn| !actor.dead && !self.world.is_closed(*conn))
     }
 
-    /// Nothing more is promised for what this actor takes part in.
+    /// From here on nothing is checked that involves this actor.
     pub(super) fn fault_of(&mut self, actor: usize) {
         for link in self.links.iter_mut().filter(|link| link.ends.contains(&actor)) {
             link.faulty = true;

@@ -1,4 +1,4 @@
-//! The end of a run: everything under way arrives, everybody answers, time passes; then the books are balanced.
+//! The end of a run: everything under way arrives, all answer, time passes; then the results are checked.
 
 use std::time::Duration;
 
@@ -6,15 +6,17 @@ use msrp_proto::parser::Flag;
 use msrp_relay_core::CloseReason;
 
 use super::{Link, Sent, Simulation};
+use testkit_pure::Reader;
 
-/// A session that has expired still tells of what it accepted before, for so long (norm A12).
+/// How long an expired session still reports on what it accepted before (req A12).
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Simulation {
-    /// Nothing is held back any more, and nobody behaves badly, until nothing happens.
+    /// Nothing is held any more, and no actor misbehaves, until nothing happens.
     pub(super) fn calm(&mut self) {
         let faults = std::mem::replace(&mut self.faults, false);
         self.world.hold_messages = false;
+        self.world.never_quiet = false;
         self.world.read_max = 8192;
         for conn in self.world.conns() {
             let link = self.world.link_mut(conn);
@@ -69,6 +71,8 @@ impl Simulation {
             let link = self.world.link(conn);
             let stuck = !link.gone && link.closing.is_none() && !link.wire.is_empty();
             assert!(!stuck || self.may_wait(conn), "{conn:?} is not read from any more");
+            let waits = !link.gone && (link.travels || link.reader != Reader::Reads);
+            assert!(!waits, "{conn:?} waits for another core: {:?}", link.reader);
         }
         if !self.links.iter().any(|link| link.dangling) {
             self.world.assert_idle();
@@ -76,7 +80,7 @@ impl Simulation {
         }
     }
 
-    /// Who has sent too much in too short a time is read again after a while.
+    /// A user that has sent too much too fast is read from again after a while.
     fn wait_for_rates(&mut self) {
         if self.world.settings.limits.bytes_per_second_per_user_max > 0 {
             self.world.advance(Duration::from_secs(1));
@@ -84,7 +88,7 @@ impl Simulation {
         }
     }
 
-    /// Those who kept silent have had their time, and with them those who waited behind them.
+    /// Lets the time of silent peers run out, and of the peers that waited behind them.
     fn let_time_pass(&mut self) {
         for _ in 0..50 {
             let sizes = self.world.sizes();
@@ -96,7 +100,7 @@ impl Simulation {
         }
     }
 
-    /// Dials that came to nothing for so long fail at last, or are still under way when everybody leaves.
+    /// Dials that were held fail at last, or are still under way when all leave.
     fn end_dials(&mut self) {
         if self.world.dials.is_empty() || self.dice.chance(50) {
             return;
@@ -111,7 +115,7 @@ impl Simulation {
         }
     }
 
-    /// Whether a connection may be left unread: its AUTH is looked up for ever, or it sends to where nobody comes.
+    /// Whether a connection may stay unread: its AUTH is looked up for ever, or it sends to a place that never answers.
     fn may_wait(&self, conn: super::Conn) -> bool {
         let dangles = |actor: &usize| self.links.iter().any(|l| l.dangling && l.ends.contains(actor));
         self.by_conn.get(&conn).is_some_and(dangles)
@@ -138,7 +142,7 @@ impl Simulation {
             for _ in 0..20 {
                 self.let_answer();
             }
-            // Nobody answers for the dead.
+            // Dead actors do not answer.
             for actor in 0..self.actors.len() {
                 if self.open_inlet(actor).is_none() {
                     self.actors[actor].pending.clear();
@@ -161,7 +165,7 @@ impl Simulation {
         for actor in self.actors.iter().filter(|actor| actor.leaving) {
             // It may have been closed for another reason before that one was read.
             let ended = actor.conn.is_some_and(|c| self.world.link(c).closing == Some(CloseReason::Ended));
-            assert!(!ended || actor.waits.is_empty(), "somebody left, and was not answered before");
+            assert!(!ended || actor.waits.is_empty(), "an actor left, and was not answered before");
         }
         for stranger in self.strangers.iter().filter(|s| !self.world.is_closed(s.conn) && !s.stuck) {
             for (tid, expected) in &stranger.expected {
@@ -171,7 +175,7 @@ impl Simulation {
         }
     }
 
-    /// What nobody disturbed has arrived, with its end, and was not told of.
+    /// Undisturbed messages have arrived whole, and no failure of theirs was reported.
     fn check_message(&self, index: usize) {
         if self.is_disturbed(index) {
             return;
@@ -184,7 +188,7 @@ impl Simulation {
         assert_eq!(message.success_reports, expected, "message {index}");
     }
 
-    /// What became of a request whose sender is still there.
+    /// What happened to a request whose sender is still connected.
     fn check_request(&self, tid: &str, sent: &Sent, response: Option<&u16>) {
         let (message, start, bytes, aborted) = match sent {
             Sent::Chunk { message, start, bytes, aborted } => (*message, *start, *bytes, *aborted),
@@ -222,7 +226,7 @@ impl Simulation {
         );
     }
 
-    /// Whether a session of the link ended because it had expired: nobody is told of anything through it.
+    /// Whether a session of the link has ended because it expired: nothing is reported through it.
     fn is_over(&self, link: &Link) -> bool {
         let over = |end: &usize| self.actors[*end].expires.is_some_and(|at| at + GRACE <= self.world.now);
         link.ends.iter().any(over)

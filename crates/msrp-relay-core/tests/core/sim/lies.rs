@@ -1,4 +1,4 @@
-//! What hostile endpoints do. None of it may be noticed by anybody else: no link becomes faulty here.
+//! What hostile endpoints do. No other actor may notice it: no link becomes faulty here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,14 +7,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Expected, Sent, Simulation, Stranger};
 use testkit_pure::frame::response;
-use testkit_pure::{Conn, Frame, HOST, Request, answer_challenge, relay_uri};
+use testkit_pure::{Conn, Frame, HOST, Reader, Request, answer_challenge, relay_uri};
 
-/// Who is bound may be told so, or, should its session end meanwhile, that there is none.
+/// The session is bound, or, if it ends meanwhile, does not exist.
 const THIEF: &[u16] = &[506, 481];
 const UNKNOWN: &[u16] = &[481];
+/// It may be answered by the client itself, or not in time.
+const CLAIM: &[u16] = &[200, 408, 413, 500, 506, 481];
 const BAD: &[u16] = &[400];
 const SILENCE: &[u16] = &[];
-/// No credentials that are right: 400 while a look-up is under way, 403 for another user's client.
+/// Wrong credentials: 400 during a look-up, 403 for another user's client.
 const REFUSED: &[u16] = &[401, 400, 403, 408];
 const GUESSED: &[u16] = &[200, 401, 400, 403, 408];
 
@@ -30,7 +32,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody who may be refused as often as it likes: it has been accepted for something else.
+    /// An actor that may be refused as often as it likes, because it has been accepted for something else.
     fn anybody(&mut self) -> Option<(usize, Conn)> {
         let actor = self.dice.below(self.actors.len());
         let bound = self.links.iter().any(|link| link.bound && link.ends.contains(&actor));
@@ -38,7 +40,7 @@ impl Simulation {
         self.open_conn(actor).filter(|_| proven).map(|conn| (actor, conn))
     }
 
-    /// A response that nobody waits for, and a request for nobody that asks for no answer.
+    /// A response that no request awaits, and a request to no session that wants no answer.
     fn stray_response(&mut self) {
         let Some((actor, conn)) = self.anybody() else {
             return;
@@ -47,13 +49,13 @@ impl Simulation {
         let code = self.dice.pick(&[200, 413, 999]);
         let tid = self.dice.pick(&["astray00", "abcdefghijklmnop", "a.-+%=Z9"]);
         self.world.send(conn, response(tid, code, &relay_uri(), &uri));
-        let to = format!("{} {uri}", Self::our_uri("nobody"));
+        let to = format!("{} {uri}", Self::our_uri("absent"));
         let request = Request::send(&to, &uri, "astray", b"x").header("Failure-Report", "no");
         self.actors[actor].requests.insert(request.tid.clone(), Sent::Lie(SILENCE));
         self.world.send(conn, request.bytes());
     }
 
-    /// A frame that waits for an answer somewhere.
+    /// A frame that awaits an answer somewhere.
     fn any_pending(&mut self) -> Option<(usize, Frame)> {
         let actor = self.dice.below(self.actors.len());
         let pending = &self.actors[actor].pending;
@@ -89,17 +91,17 @@ impl Simulation {
         };
         if let Some(conn) = self.open_conn(asked) {
             let (tid, to) = (frame.tid(), frame.from_path());
-            let paths = self.dice.pick(&["To-Path: nobody\r\n", "X-To: nobody\r\n", "To-Path nobody\r\n"]);
+            let paths = self.dice.pick(&["To-Path: absent\r\n", "X-To: absent\r\n", "To-Path absent\r\n"]);
             let bytes = format!("MSRP {tid} 413 Stop\r\n{paths}From-Path: {to}\r\n-------{tid}$\r\n");
             self.world.send(conn, bytes);
         }
     }
 
-    /// A session id that this relay may have minted, for all one can see, and has not.
+    /// A session id that this relay may have minted, as far as it shows, and has not.
     fn forge(&mut self) -> String {
         let mut raw = [0_u8; 21];
         raw.fill_with(|| self.dice.draw().to_le_bytes()[0]);
-        // A core that is, one that is not; its first life, another.
+        // An existing core or not; its first life or another.
         let index = self.dice.pick(&[0, 1, 2, 3, u16::MAX]);
         let incarnation = self.dice.pick(&[0, 0, 1, 7, u16::MAX]);
         raw[..2].copy_from_slice(&index.to_be_bytes());
@@ -165,10 +167,21 @@ impl Simulation {
     // -- strangers -----------------------------------------------------------------------------
 
     pub(super) fn stranger(&mut self) {
+        if let Some(at) = self.any_stranger() {
+            match self.dice.below(if self.lies { 10 } else { 4 }) {
+                0..=3 => self.authenticate(at),
+                4 | 5 => self.claim_bound_session(at),
+                6 => self.use_stolen_session(at),
+                7 => self.forge_report(at),
+                _ => self.replay(at),
+            }
+        }
+    }
+
+    /// One of them, or a new one; now and then one goes.
+    fn any_stranger(&mut self) -> Option<usize> {
         if self.strangers.is_empty() || self.strangers.len() < 4 && self.dice.chance(20) {
-            let Some(conn) = self.connect() else {
-                return;
-            };
+            let conn = self.connect()?;
             self.strangers.push(Stranger {
                 conn,
                 uri: self.world.end(conn).uri.clone(),
@@ -177,6 +190,7 @@ impl Simulation {
                 challenge: None,
                 authorization: None,
                 stuck: false,
+                claims: HashSet::new(),
             });
         }
         let at = self.dice.below(self.strangers.len());
@@ -184,15 +198,9 @@ impl Simulation {
         if self.world.is_closed(conn) || self.dice.chance(8) {
             self.strangers.swap_remove(at);
             self.world.lose(conn);
-            return;
+            return None;
         }
-        match self.dice.below(if self.lies { 10 } else { 4 }) {
-            0..=3 => self.authenticate(at),
-            4 | 5 => self.claim_bound_session(at),
-            6 => self.use_stolen_session(at),
-            7 => self.forge_report(at),
-            _ => self.replay(at),
-        }
+        Some(at)
     }
 
     fn say(&mut self, at: usize, request: &Request, codes: &'static [u16], refusal: &'static str) {
@@ -224,11 +232,11 @@ impl Simulation {
         self.say(at, &request, REFUSED, "an AUTH replayed and refused");
     }
 
-    /// A second connection that sends to a session which has its other side already (RFC 4975, 5.4).
+    /// A second connection that sends to a bound session (RFC 4975, 5.4).
     fn claim_bound_session(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
         let link = &self.links[link];
-        // What is faulty may have lost its binding before the request comes.
+        // A faulty link may have lost its binding before the request comes.
         if !link.bound || link.faulty || link.ends.iter().any(|end| self.actors[*end].conn.is_none()) {
             return;
         }
@@ -247,6 +255,32 @@ impl Simulation {
         self.say(at, &request, THIEF, "a second claim refused");
     }
 
+    /// A second connection that sends to a session which is about to be bound to another one: either may have it.
+    pub(super) fn claim(&mut self) {
+        let is_parked = |actor: &usize| {
+            self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader != Reader::Reads)
+        };
+        let meeting: Vec<usize> =
+            (0..self.links.len()).filter(|link| self.links[*link].ends.iter().any(is_parked)).collect();
+        if meeting.is_empty() {
+            return;
+        }
+        let Some(at) = self.any_stranger() else {
+            return;
+        };
+        let link = self.dice.pick(&meeting);
+        let end = self.dice.pick(&self.links[link].ends);
+        let Some(session) = self.actors[end].session.clone() else {
+            return;
+        };
+        self.fault_of(end);
+        self.strangers[at].claims.insert(end);
+        let to = format!("{session} {}", self.actors[end].uri);
+        let request = Request::new("NICKNAME", &to, &self.strangers[at].uri);
+        self.say(at, &request, CLAIM, "a session claimed while it meets another");
+        self.saw("a session claimed while it meets another");
+    }
+
     /// A client's URI on a connection that is not that client's: it leads nowhere.
     fn use_stolen_session(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
@@ -263,11 +297,14 @@ impl Simulation {
         self.say(at, &request, UNKNOWN, "a stolen session refused");
     }
 
-    /// A REPORT by somebody who has received nothing.
+    /// A REPORT by a peer that has received nothing.
     fn forge_report(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
-        let link = &self.links[link];
-        let end = self.dice.pick(&link.ends);
+        let end = self.dice.pick(&self.links[link].ends);
+        // Of one that it has claimed it may be the other side, who may report.
+        if self.strangers[at].claims.contains(&end) {
+            return;
+        }
         let Some(session) = &self.actors[end].session else {
             return;
         };
@@ -281,7 +318,7 @@ impl Simulation {
     }
 
     pub(super) fn mark_stuck(&mut self, core: usize) {
-        // Which of them it was cannot be seen from outside.
+        // From outside it cannot be seen which of them it was.
         for stranger in &mut self.strangers {
             stranger.stuck |= self.world.link(stranger.conn).core == core;
         }

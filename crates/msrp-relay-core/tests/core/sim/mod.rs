@@ -1,11 +1,11 @@
-//! Seeded adversarial simulation: several relays as cores, and endpoints that split, stall, refuse, fall silent,
-//! lie, answer late or twice, die; messages between cores, look-ups and dials that come late or never; cores that die; a clock
-//! that is stepped.
+//! Seeded adversarial simulation: several relays as cores, and endpoints that split, stall, refuse, fall silent, lie,
+//! answer late or twice, die; messages between cores, look-ups and dials that come late or never; dying cores; a
+//! stepped clock.
 //!
-//! During every run: a byte arrives once, in order, at the right end, under the paths, wishes and headers it was
-//! sent with; a request is answered at most once, and from the right place; a response is not kept behind more than
-//! a flush; queues and tables keep their bounds. After it: each byte was delivered or told of by exactly one notice,
-//! what nobody disturbed arrived whole and was not told of; every request was answered that had to be; when all
+//! During every run: a byte arrives once, in order, at the right end, under the paths, wishes and headers it was sent
+//! with; a request is answered at most once, and from the right place; a response does not wait behind more than a
+//! flush; queues and tables keep their bounds. After it: each byte was delivered, or exactly one notice reported it;
+//! undisturbed messages arrived whole without a failure; every request was answered that had to be; when all
 //! connections are closed, no table holds anything.
 //!
 //! `SIM_SEED=n` replays one seed, `SIM_SEEDS=n` runs the seeds 0 to n - 1, `SIM_SEEDS=m..n` those from m on. A seed
@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use msrp_proto::parser::Flag;
-use msrp_relay_core::{ChunkBounds, Limit, Limits, PeerKey};
+use msrp_relay_core::{Limit, Limits, MaxChunk, PeerKey, Stay};
 
 use testkit_pure::dice::Dice;
 use testkit_pure::{Conn, Decision, Frame, World, settings};
@@ -73,9 +73,10 @@ fn the_same_seed_runs_the_same_way_again() {
 /// How often something happened.
 type Seen = BTreeMap<&'static str, u64>;
 
-/// What must have happened in the course of all seeds, lest they prove nothing.
+/// Events that must have happened over all seeds, or the seeds prove nothing.
 const EVENTS: &[&str] = &[
     "a sender paused",
+    "a page",
     "a chunk cut",
     "a chunk aborted by the relay",
     "a wait for an answer judged",
@@ -114,23 +115,35 @@ const EVENTS: &[&str] = &[
     "a far end that came by itself heard",
     "a calm jump of the clock",
     "newcomers",
+    "a session moved",
+    "a page moved",
+    "a session stayed: busy",
+    "a session stayed: taken",
+    "a session stayed: behind_relay",
+    "a session stayed: full",
+    "a session stayed: core_died",
+    "two that asked for each other",
+    "connection between two cores lost",
+    "a session claimed while it meets another",
+    "a session closed by its operator",
+    "a drain",
     "a newcomer turned away",
 ];
 
-/// What a seed came to.
+/// The result of a seed.
 struct Outcome {
     seen: Seen,
     /// By each endpoint: differs if anything went another way.
     bytes_received: Vec<u64>,
 }
 
-/// One end: a client, a foreign connection, or somebody who is dialled.
+/// One end: a client, a foreign connection, or an endpoint that is dialled.
 #[derive(Default)]
 struct Actor {
     conn: Option<Conn>,
-    /// Where it receives, if that is another connection: it is behind a relay, which has several with ours.
+    /// Its receiving connection, if that is another one: it is behind a relay, which has several with ours.
     inlet: Option<Conn>,
-    /// It, or the way to it.
+    /// Its URI, or the path to it.
     uri: String,
     /// Its session, if it is a client.
     session: Option<String>,
@@ -138,29 +151,31 @@ struct Actor {
     expires: Option<Instant>,
     /// Its connection broke off, or its core died, or it is about to be closed.
     dead: bool,
-    /// It was to be dialled, and came by itself.
+    /// It was going to be dialled, and connected by itself.
     came: bool,
-    /// It sends no more, and wants the answers to what it has sent.
+    /// It sends no more, and awaits the answers to its requests.
     leaving: bool,
-    /// Messages of which not all has been sent.
+    /// Messages that are not sent whole yet.
     sending: Vec<usize>,
-    /// Frames to be answered.
+    /// Frames to answer.
     pending: Vec<Frame>,
     /// Requests answered before their end.
     early: Vec<String>,
-    /// Answers that are sent when nobody waits for them any more.
+    /// Answers that are sent when no request awaits them any more.
     withheld: Vec<Vec<u8>>,
     /// Responses that came, by transaction id.
     responses: HashMap<String, u16>,
-    /// Requests sent and what they were.
+    /// Requests sent, and their kinds.
     requests: HashMap<String, Sent>,
-    /// SENDs that the relay has to answer itself, oldest first.
+    /// SENDs that the relay itself has to answer, oldest first.
     waits: Vec<Wait>,
+    /// Bytes of responses and REPORTs that came on the connection by which it sends, with their flush.
+    told: Vec<(u64, usize)>,
     /// Transaction ids the relay has used here.
     tids: HashSet<String>,
     /// The flush of a connection in which the last SEND began to arrive there.
     send_began: HashMap<Conn, u64>,
-    /// The AUTH that is out, to prolong a URI or to get another: where it goes.
+    /// The URI of the unanswered AUTH that prolongs a URI or asks for another.
     refresh: Option<String>,
     /// The URI that its session got beside the first.
     other: Option<String>,
@@ -174,10 +189,10 @@ enum Sent {
         bytes: u64,
         aborted: bool,
     },
-    /// The far end answers, or the relay if that is silent.
+    /// The far end answers, or the relay if the far end is silent.
     Nickname,
     Auth,
-    /// What must be refused with one of these codes.
+    /// Must be refused with one of these codes.
     Lie(&'static [u16]),
 }
 
@@ -186,81 +201,83 @@ struct Wait {
     tid: String,
     /// Bytes sent on its connection up to its end.
     until: u64,
-    /// The flushes before all of it had reached everybody concerned.
+    /// The flushes before all of it had reached its receivers.
     due: Option<u64>,
 }
 
-/// Two actors who may talk, and the paths between them.
+/// Two actors that may talk, and the paths between them.
 struct Link {
     ends: [usize; 2],
     /// From the first to the second, and back.
     paths: [String; 2],
     /// Something went wrong on purpose: not everything must arrive.
     faulty: bool,
-    /// A core that it needs died: what that had accepted is lost without a notice.
+    /// A core that it needs died: what that core had accepted is lost without a notice.
     core_died: bool,
-    /// It waits for a connection that never comes up: what is sent there has no end.
+    /// It waits for a connection that never comes up: what is sent there never ends.
     dangling: bool,
     /// A request has arrived through it: both sides of its sessions are bound.
     bound: bool,
 }
 
-/// A row of the table of messages: what was sent of it, and what has become of that.
+/// A row of the table of messages: what was sent of it, and what happened to it.
 struct Message {
     link: usize,
-    /// Which of the link's paths it takes.
+    /// The index of its path among the link's.
     way: usize,
     from: usize,
     to: usize,
     total: u64,
-    /// What is added to its bytes' numbers on the wire.
+    /// Added to its bytes' numbers on the wire.
     base: u64,
     sent: u64,
     wish: &'static str,
     success_report: bool,
     told_total: bool,
-    /// Ends and totals of its Byte-Ranges are made up.
+    /// Its Byte-Ranges have made-up ends and totals.
     lies: bool,
     over: bool,
-    /// All of it is one chunk.
+    /// It is one chunk.
     sent_in_one: bool,
-    /// From which byte on its sender took it back.
+    /// The first byte that its sender took back.
     aborted: Option<u64>,
-    /// It was answered badly, or not at all, or sent too late: not all of it must arrive.
+    /// It was refused, not answered, or sent too late: not all of it must arrive.
     faulty: bool,
     /// The first byte that was sent through a session which had expired.
     too_late: Option<u64>,
     /// Ranges that arrived, in the order of arrival.
     delivered: Vec<(u64, u64)>,
     flag: Option<Flag>,
-    /// Ranges told of as failed.
+    /// Ranges that were reported as failed.
     failed: Vec<(u64, u64)>,
     success_reports: usize,
-    /// Somebody else sends to the same connection: the flush by which this must have begun.
+    /// Another actor sends to the same connection: the flush by which this must have begun.
     turn: Option<Turn>,
 }
 
 /// A short message to a connection for which several senders compete.
 struct Turn {
     until: u64,
-    /// The flushes before all of it was there.
+    /// The flushes before all of it had come.
     due: Option<u64>,
     /// How many flushes others may have in between.
     others: u64,
 }
 
-/// A connection that is no end of a link: it authenticates, guesses, forges and steals.
+/// A connection outside all links: it authenticates, guesses, forges and steals.
 struct Stranger {
     conn: Conn,
     uri: String,
-    /// What may become of each request.
+    /// The allowed results of each request.
     expected: HashMap<String, Expected>,
     answered: HashSet<String>,
-    /// The last challenge, and what it was last answered with.
+    /// The last challenge, and the last answer to it.
     challenge: Option<Frame>,
     authorization: Option<String>,
-    /// Its AUTH will be looked up for ever.
+    /// Its AUTH is looked up for ever.
     stuck: bool,
+    /// The actors whose sessions it has asked for when they were free.
+    claims: HashSet<usize>,
 }
 
 #[derive(Debug)]
@@ -274,8 +291,10 @@ struct Expected {
 struct Simulation {
     seed: u64,
     dice: Dice,
-    /// The limits at first, which no later ones exceed.
+    /// The initial limits, which no later ones exceed.
     bounds: Limits,
+    /// The least that a flush which is not the last may have had, by the limits until now.
+    flush_bytes_min: usize,
     world: World,
     actors: Vec<Actor>,
     links: Vec<Link>,
@@ -286,18 +305,27 @@ struct Simulation {
     strangers: Vec<Stranger>,
     /// Dials that are never decided.
     never: HashSet<(usize, PeerKey)>,
-    /// Everybody talks to foreign connections that serve several sessions.
+    /// All talk to foreign connections that serve several sessions.
     crowd: bool,
+    /// Some clients come by WebSocket.
+    has_pages: bool,
+    /// Everybody is a client of ours and talks to another one: they come together wherever they can.
+    pairs: bool,
     faults: bool,
     lies: bool,
-    /// Time may pass by more than an answer may take.
+    /// Time may pass by more than the time for an answer.
     jumps: bool,
+    /// The relays accept no new client any more.
+    drains: bool,
     cores: usize,
     aged: u64,
     seen: Seen,
 }
 
-/// With some seeds, the most bytes of a chunk towards whom the relay dialled.
+/// What a flush is cut down to while memory is short.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
+
+/// With some seeds, the most bytes of a chunk towards a peer that the relay dialled.
 const DIALLED_CHUNK_MAX: u32 = 1024;
 
 impl Simulation {
@@ -313,24 +341,30 @@ impl Simulation {
         limits.flush_bytes_max = dice.pick(&[3 << 10, 8 << 10, 32 << 10, 128 << 10]);
         limits.transactions_per_peer_max = dice.pick(&[8, 64, 4096]);
         if seed % 4 == 1 {
-            // Who is dialled, and who comes from outside.
+            // The dialled ones, and those from outside.
             let (dialled, foreign) = ("*.example".to_owned(), "198.51.100.23".to_owned());
-            settings.chunk_bounds = ChunkBounds::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
+            settings.max_chunk = MaxChunk::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
+        }
+        let has_pages = seed % 3 == 2;
+        if has_pages {
+            settings.websocket.max_message = 16 << 10;
         }
         let crowd = dice.chance(12);
         if crowd {
             limits.transactions_per_peer_max = 4096;
         }
+        let pairs = !crowd && cores > 1 && dice.chance(50);
         let faults = !crowd && dice.chance(65);
         let lies = dice.chance(60);
         let jumps = faults && dice.chance(30);
-        // Without faults nobody is relieved of what another one does not take.
+        // Without faults no session is relieved of a stalled one.
         limits.stall_timeout = Duration::from_secs(if faults { 2 } else { 3600 });
         limits.bytes_per_second_per_user_max = if dice.chance(10) { 200_000 } else { 0 };
         Self {
             seed,
             dice,
             bounds: settings.limits.clone(),
+            flush_bytes_min: settings.limits.flush_bytes_max.min(PRESSED_FLUSH_MAX),
             world: World::with(settings),
             actors: Vec::new(),
             links: Vec::new(),
@@ -340,9 +374,12 @@ impl Simulation {
             strangers: Vec::new(),
             never: HashSet::new(),
             crowd,
+            has_pages,
+            pairs,
             faults,
             lies,
             jumps,
+            drains: false,
             cores,
             aged: 0,
             seen: Seen::new(),
@@ -351,6 +388,7 @@ impl Simulation {
 
     fn run(mut self) -> Outcome {
         self.world.dial_decision = Decision::Hold;
+        self.world.meets = self.pairs || self.dice.chance(60);
         for _ in 0..1 + self.dice.below(4) {
             self.add_link();
         }
@@ -361,7 +399,7 @@ impl Simulation {
         }
         self.settle();
         self.check();
-        // Sessions behind relays end when they were told to.
+        // Sessions behind relays end at their Expires.
         self.world.break_off_all();
         self.world.advance(Duration::from_secs(700));
         self.world.close_all();
@@ -376,8 +414,27 @@ impl Simulation {
                 *self.seen.entry(what).or_default() += times;
             }
         }
+        self.see_meetings();
         let bytes_received = self.world.conns().map(|conn| self.world.link(conn).end.bytes_received);
         Outcome { bytes_received: bytes_received.collect(), seen: self.seen }
+    }
+
+    fn see_meetings(&mut self) {
+        *self.seen.entry("a page moved").or_default() += self.world.pages_moved;
+        for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
+            let stats = *self.world.relay(core).stats();
+            *self.seen.entry("a session moved").or_default() += stats.sessions_moved_in;
+            for (why, times) in Stay::ALL.into_iter().zip(stats.sessions_stayed) {
+                let what = match why {
+                    Stay::Busy => "a session stayed: busy",
+                    Stay::Taken => "a session stayed: taken",
+                    Stay::BehindRelay => "a session stayed: behind_relay",
+                    Stay::Full => "a session stayed: full",
+                    Stay::CoreDied => "a session stayed: core_died",
+                };
+                *self.seen.entry(what).or_default() += times;
+            }
+        }
     }
 
     fn saw(&mut self, what: &'static str) {
@@ -385,7 +442,7 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.dice.below(202) {
+        match self.dice.below(if self.pairs { 212 } else { 202 }) {
             0..=19 => self.new_message(),
             20..=59 => self.send_chunk(),
             60..=99 => self.let_read(),
@@ -403,6 +460,9 @@ impl Simulation {
             193..=195 if self.lies => self.lie(),
             196..=199 if self.faults => self.fault(),
             200 => self.reconfigure(),
+            202..=205 => self.newcomers(),
+            206..=209 if self.faults => self.kill_a_meeting(),
+            210 if self.faults => self.claim(),
             _ => self.let_answer(),
         }
         self.collect();

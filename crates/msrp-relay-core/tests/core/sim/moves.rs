@@ -52,12 +52,13 @@ impl Simulation {
         self.actors[from].sending.push(index);
     }
 
-    /// All cores go on with other limits, one after the other; none of them is above those that are checked.
+    /// All cores get other limits, one after the other; none is above the checked ones.
     pub(super) fn reconfigure(&mut self) {
         let mut settings = self.world.settings.clone();
         let limits = &mut settings.limits;
         *limits = self.bounds.clone();
-        // Who is not read from while the clock jumps has its answers read too late, which small queues make likely.
+        // If a peer is not read from while the clock jumps, its answers are read too late, which small queues make
+        // likely.
         if !self.jumps && self.dice.chance(70) {
             limits.queue_bytes_high = limits.request_bytes_max + self.dice.below(4096);
             limits.queue_bytes_low = limits.request_bytes_max;
@@ -65,6 +66,7 @@ impl Simulation {
         limits.queue_bytes_total = self.dice.pick(&[limits.queue_bytes_total, 192 << 10]);
         limits.flush_bytes_max = self.dice.pick(&[limits.flush_bytes_max, 3 << 10]);
         limits.sessions_per_user_max = self.dice.pick(&[0, 1000]);
+        self.flush_bytes_min = self.flush_bytes_min.min(settings.limits.flush_bytes_max);
         self.world.settings = settings.clone();
         let cores = self.cores;
         let first = self.dice.below(cores);
@@ -78,15 +80,18 @@ impl Simulation {
         self.saw("a config read again");
     }
 
-    /// Who has not been spoken to does not know where its peer is: it would have us dial it.
+    /// An actor that has not been spoken to does not know where its peer is: it would make us dial it.
     fn may_speak(&self, link: usize, way: usize) -> bool {
         let second = self.links[link].ends[1];
         let spoken_to = |m: &Message| m.link == link && m.to == second && !m.delivered.is_empty();
+        // Clients of ours know each other's URIs before either has spoken.
+        let is_client = |end: usize| self.actors[end].session.is_some();
+        let are_clients = self.links[link].ends.into_iter().all(is_client);
         let is_dialled = self.actors[second].inlet.is_none() && self.hosts.values().any(|a| *a == second);
-        way == 0 || is_dialled || self.messages.iter().any(spoken_to)
+        way == 0 || is_dialled || are_clients || self.messages.iter().any(spoken_to)
     }
 
-    /// Somebody sends the next chunk of one of its messages.
+    /// An actor sends the next chunk of one of its messages.
     pub(super) fn send_chunk(&mut self) {
         let actor = self.dice.below(self.actors.len());
         let Some(conn) = self.open_conn(actor) else {
@@ -151,7 +156,7 @@ impl Simulation {
             _ => (message.base + message.sent + bytes).to_string(),
         };
         let total = match lie {
-            // Neither less than was sent before nor true.
+            // Not less than was sent before, and not true.
             true if claim => (wire - 1).to_string(),
             true => u64::MAX.to_string(),
             false if message.told_total => (message.base + message.total).to_string(),
@@ -177,12 +182,12 @@ impl Simulation {
         request.flag(flag)
     }
 
-    /// A short message whose sender has nothing else under way, to a connection that others send to as well.
+    /// A short message to a connection that others send to as well, from an actor with nothing else under way.
     fn take_turn(&mut self, index: usize, start: u64, until: u64) {
         let (from, to, link) =
             (self.messages[index].from, self.messages[index].to, self.messages[index].link);
         let others = self.links.iter().filter(|l| l.ends.contains(&to)).count() as u64 - 1;
-        // A table of transactions that is full, or has little room because memory is short, holds up everybody.
+        // A full table of transactions, or one with little room because memory is short, holds up all of them.
         let limits = &self.world.settings.limits;
         let roomy = limits.transactions_per_peer_max == 4096 && limits.queue_bytes_total == 512 << 20;
         let idle = self.messages.iter().enumerate().all(|(other, m)| {
@@ -235,7 +240,7 @@ impl Simulation {
         self.change_uris(actor);
     }
 
-    /// Of the paths that lead through a session with two URIs, each takes the one or the other from now on.
+    /// From here on, each path through a session with two URIs uses the one or the other.
     pub(super) fn change_uris(&mut self, actor: usize) {
         let Actor { session: Some(session), other: Some(other), .. } = &self.actors[actor] else {
             return;
@@ -264,6 +269,7 @@ impl Simulation {
     pub(super) fn let_read(&mut self) {
         let most = [1, 40, 700, 5000, 16_000][usize::try_from(self.seed % 5).unwrap()];
         self.world.read_max = 1 + self.dice.below(most);
+        self.world.never_quiet = self.dice.chance(4);
         for _ in 0..1 + self.dice.below(6) {
             if let Some(conn) = self.any_conn() {
                 self.world.read(conn);
@@ -284,7 +290,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody takes nothing any more, or goes on.
+    /// An actor stops reading, or starts again.
     pub(super) fn stall(&mut self) {
         if let Some(conn) = self.any_conn() {
             let link = self.world.link_mut(conn);
@@ -301,7 +307,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody answers a request, well or badly or not at all.
+    /// An actor answers a request, well or badly or not at all.
     pub(super) fn let_answer(&mut self) {
         let index = self.dice.below(self.actors.len());
         let bad = self.faults && self.dice.chance(6);
@@ -338,7 +344,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody answers a chunk of which not all has arrived.
+    /// An actor answers a chunk that has not arrived whole.
     pub(super) fn answer_early(&mut self) {
         let index = self.dice.below(self.actors.len());
         let Some(conn) = self.open_inlet(index) else {
@@ -377,25 +383,25 @@ impl Simulation {
         }
     }
 
-    /// Whoever serves several sessions may be relieved of one that does not take what it is sent (413).
+    /// A connection with several sessions may be relieved of one that does not take its messages (413).
     fn expect_relief(&mut self) {
         for index in 0..self.messages.len() {
             let is_shared = |end| self.links.iter().filter(|link| link.ends.contains(&end)).count() > 1;
             let (from, to) = (self.messages[index].from, self.messages[index].to);
             let (shared, reports_shared) = (is_shared(from), is_shared(to));
             let message = &mut self.messages[index];
-            // A REPORT that waits for the same receiver goes with the rest.
+            // A REPORT that waits for the same receiver goes with it.
             if reports_shared && message.success_report && message.success_reports == 0 {
                 message.faulty = true;
             }
-            // An empty one has no byte that could be missing.
+            // An empty message has no byte that could be missing.
             if shared && (message.bytes_delivered() < message.total || message.flag.is_none()) {
                 message.faulty = true;
             }
         }
     }
 
-    /// Whether one of a link's sessions is over.
+    /// Whether one of a link's sessions has ended.
     pub(super) fn has_expired(&self, link: usize) -> bool {
         let ends = self.links[link].ends;
         ends.iter().any(|end| self.actors[*end].expires.is_some_and(|at| at <= self.world.now))

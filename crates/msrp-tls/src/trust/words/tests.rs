@@ -28,7 +28,7 @@ fn for_names(presented: &[&str]) -> Error {
     })
 }
 
-/// Every error that an operator or a user can meet, with a word of what is told to each of them.
+/// Every error that an operator or a user can meet, with a word that each of them is told.
 fn met() -> Vec<(Error, &'static str, &'static str, &'static str)> {
     let expired = CertificateError::ExpiredContext { time: at(0), not_after: at(1_709_251_200) };
     let early = CertificateError::NotValidYetContext { time: at(0), not_before: at(2_900_620_800) };

@@ -1,7 +1,7 @@
-//! The far end of a connection: takes what the relay writes apart, and holds it to what was asked.
+//! The far end of a connection: parses what the relay writes, and checks it against what was asked.
 //!
-//! Whatever the relay writes must parse without a defect; a request is answered at most once, and not at all if
-//! that was its wish; the bytes of a message are those that were sent, none of them twice.
+//! Whatever the relay writes must parse without a defect; it answers a request at most once, and not at all if that was
+//! the request's wish; the bytes of a message are the sent ones, each at most once.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,10 +9,10 @@ use msrp_proto::digest::{AuthenticationInfo, Challenge};
 use msrp_proto::head::{FailureReport, Head, Kind, Method};
 use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
-/// Requests remembered for an answer; of more, the oldest are never answered.
+/// Requests remembered for an answer; beyond that, the oldest are never answered.
 const PENDING_MAX: usize = 64;
 
-/// One end as the relay's peer sees itself.
+/// One end, as the relay's peer.
 pub(super) struct FarEnd {
     pub(super) uri: String,
     parser: Parser,
@@ -46,7 +46,7 @@ pub(super) struct Received {
     message: Option<usize>,
 }
 
-/// What is known for an answer to a challenge.
+/// What an answer to a challenge needs.
 #[derive(Clone)]
 pub(super) struct Ticket {
     pub(super) challenge: Challenge<'static>,
@@ -71,13 +71,13 @@ pub(super) enum Wish {
     Nothing,
 }
 
-/// What has been sent of each message, by whom it does not matter.
+/// What has been sent of each message, by any connection.
 #[derive(Default)]
 pub(super) struct Messages {
     sent: Vec<u64>,
     /// The last byte that has arrived of each.
     arrived: Vec<u64>,
-    /// Bytes that are no frame of ours have been sent: nothing can be said about messages any more.
+    /// Bytes that form no frame of ours have been sent: messages cannot be checked any more.
     pub(super) garbled: bool,
 }
 
@@ -89,7 +89,7 @@ impl Messages {
         self.sent.len() - 1
     }
 
-    /// More of it has been sent; these bytes.
+    /// More of it is sent: these bytes.
     pub(super) fn send(&mut self, message: usize, bytes: usize) -> Vec<u8> {
         let first = self.sent[message] + 1;
         self.sent[message] += bytes as u64;
@@ -120,7 +120,7 @@ pub(super) fn message_id(message: usize) -> String {
     format!("mess{message:04}")
 }
 
-/// The bytes of a message from one place on: nothing else may arrive there.
+/// The bytes of a message from one place on: only they may arrive there.
 fn pattern(message: usize, first: u64, bytes: usize) -> Vec<u8> {
     let mut at = (message * 97 + usize::try_from(first).unwrap()) % PATTERN.len();
     let mut pattern = Vec::with_capacity(bytes);
@@ -132,7 +132,7 @@ fn pattern(message: usize, first: u64, bytes: usize) -> Vec<u8> {
     pattern
 }
 
-/// Without a period shorter than itself, which is a prime number.
+/// No period shorter than its length, which is a prime number.
 static PATTERN: [u8; 4093] = {
     let mut pattern = [0; 4093];
     let (mut at, mut state) = (0, 0x2545_f491_u32);
@@ -148,7 +148,7 @@ static PATTERN: [u8; 4093] = {
 
 impl FarEnd {
     pub(super) fn new(uri: String) -> Self {
-        // A relay makes paths longer than it received them; how long is not at issue here.
+        // A relay makes paths longer than it received them; their length is not checked here.
         const WIDE: usize = 1 << 20;
         let limits = ParserLimits {
             head_bytes_max: WIDE,
@@ -248,8 +248,8 @@ impl FarEnd {
             assert!(!sent.answered, "answered twice: {shown}");
             match sent.wish {
                 Wish::Answer => {}
-                Wish::Errors => assert!(!status.is_success(), "a 200 that nobody wanted: {shown}"),
-                Wish::Nothing => panic!("an answer that nobody wanted: {shown}"),
+                Wish::Errors => assert!(!status.is_success(), "an unwanted 200: {shown}"),
+                Wish::Nothing => panic!("an unwanted answer: {shown}"),
             }
         }
         sent.answered = true;
@@ -315,7 +315,7 @@ impl Received {
         parts.concat()
     }
 
-    /// The REPORT that says that the whole message has arrived.
+    /// The REPORT that the whole message has arrived.
     pub(super) fn success_report(&self, tid: &str, uri: &str) -> Vec<u8> {
         let bytes = self.next - 1;
         let (to, id) = (String::from_utf8_lossy(&self.from_path), String::from_utf8_lossy(&self.message_id));

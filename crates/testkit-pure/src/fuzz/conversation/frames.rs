@@ -1,4 +1,4 @@
-//! The templates: paths that lead somewhere and requests that are right, with holes for what a script chooses.
+//! The templates: valid paths and requests, with holes for the script's choices.
 
 use super::far_end::{FarEnd, Wish};
 use super::world::{DOMAIN, HOST, Link, PORT, password};
@@ -6,12 +6,12 @@ use msrp_proto::digest::{Ha1, NonceUse};
 use msrp_proto::head::ByteRange;
 use msrp_proto::parser::Flag;
 
-/// What a connection is in the midst of.
+/// The open chunk and message of a connection.
 #[derive(Default)]
 pub(super) struct Part {
     /// A chunk whose end-line has not been sent.
     pub(super) open: Option<Open>,
-    /// A message of which more is to come, and where it goes.
+    /// A message of which more will come, and its To-Path.
     pub(super) message: Option<(usize, String)>,
 }
 
@@ -22,13 +22,13 @@ pub(super) struct Open {
 }
 
 impl Part {
-    /// How the open chunk is meant to end.
+    /// The intended flag of the open chunk.
     pub(super) fn flag(&self) -> Flag {
         self.open.as_ref().map_or(Flag::Last, |open| open.traits.flag())
     }
 }
 
-/// How many bytes a size stands for: each of the first, then ever wider steps past every limit.
+/// How many bytes a size stands for: one step each at first, then wider ones, past every limit.
 pub(super) fn bytes(size: u8) -> usize {
     let size = usize::from(size);
     match size {
@@ -41,12 +41,12 @@ pub(super) fn bytes(size: u8) -> usize {
 
 // -- paths -------------------------------------------------------------------------------------
 
-/// Somebody who can be dialled.
+/// An endpoint that can be dialled.
 pub(super) fn far(choice: u8) -> String {
     format!("msrps://far{}.example:7777/far;tcp", choice % 4)
 }
 
-/// A To-Path for one of the connections: mostly the way to another one.
+/// A To-Path for one of the connections, mostly to another one.
 pub(super) fn path(links: &[Link], from: usize, choice: u8) -> String {
     let session = links[from].end.session.as_deref();
     match (choice, session) {
@@ -61,7 +61,7 @@ pub(super) fn path(links: &[Link], from: usize, choice: u8) -> String {
             let mut choice = usize::from(choice);
             let mut parts = Vec::new();
             for _ in 0..1 + choice % 3 {
-                // Who has no session has no URI of one.
+                // An end without a session has no session's URI.
                 parts.push(uri(links, from, choice).unwrap_or_else(|| format!("msrps://{HOST}:{PORT};tcp")));
                 choice = choice / 3 + 5;
             }
@@ -70,14 +70,14 @@ pub(super) fn path(links: &[Link], from: usize, choice: u8) -> String {
     }
 }
 
-/// Any URI that means something, or nothing.
+/// Any URI, valid or not.
 fn uri(links: &[Link], from: usize, choice: usize) -> Option<String> {
     let of = |link: usize| &links[link % links.len()].end;
     Some(match choice % 12 {
         0 => format!("msrps://{DOMAIN}:{PORT};tcp"),
         1 => format!("msrps://{HOST}:{PORT};tcp"),
-        2 => format!("msrps://{HOST}:{PORT}/nobody;tcp"),
-        // A session id of the second core in its eighth life, and one of a core that there is not.
+        2 => format!("msrps://{HOST}:{PORT}/absent;tcp"),
+        // A session id of the second core in its eighth life, and one of a core that does not exist.
         3 => format!("msrps://{HOST}:{PORT}/AAEABwAAAAAAAAAAAAAAAAAAAAAA;tcp"),
         4 => format!("msrps://{HOST}:{PORT}/AAkAAAAAAAAAAAAAAAAAAAAAAAAA;tcp"),
         5 => "msrp://plain.example:7777/far;tcp".to_owned(),
@@ -93,7 +93,7 @@ fn uri(links: &[Link], from: usize, choice: usize) -> Option<String> {
 
 // -- SEND --------------------------------------------------------------------------------------
 
-/// How a chunk is sent.
+/// The properties of a chunk.
 #[derive(Clone, Copy)]
 pub(super) struct Traits(pub(super) u8);
 
@@ -119,8 +119,8 @@ impl Traits {
         if self.0 & 4 != 0 { "Success-Report: yes\r\n" } else { "" }
     }
 
-    /// What the head says of a chunk that begins with `len` bytes: a lie about its end, if it is to be one, and
-    /// about the message's, if more comes.
+    /// The head's Byte-Range for a chunk that begins with `len` bytes, with a lie about its end, or about the message's
+    /// end, if chosen.
     pub(super) fn byte_range(self, start: u64, len: u64) -> Option<ByteRange> {
         let end = start - 1 + len;
         let total = (self.flag() == Flag::Last).then_some(end);
@@ -140,12 +140,12 @@ impl Traits {
         }
     }
 
-    /// Whether a chunk without bytes has a body all the same.
+    /// Whether a chunk without bytes still has a body.
     pub(super) fn has_body(self) -> bool {
         self.0 & 4 != 0
     }
 
-    /// Whether it begins a message though another has not ended.
+    /// Whether it begins a message although another has not ended.
     pub(super) fn is_new(self) -> bool {
         self.0 & 128 != 0
     }
@@ -187,15 +187,15 @@ pub(super) fn other(tid: &str, to: &str, from: &str, kind: u8) -> (Vec<u8>, Wish
 
 // -- AUTH --------------------------------------------------------------------------------------
 
-/// What an AUTH holds.
+/// The choices for an AUTH.
 #[derive(Default)]
 pub(super) struct Credentials {
-    /// 0: none. 1 to 4: right ones.
+    /// 0: none. 1 to 4: valid.
     kind: u8,
     user: u8,
     expires: u8,
     to: u8,
-    /// The nonce's count is used again.
+    /// Uses the nonce's count a second time.
     again: bool,
     last_challenge: bool,
     through_another: bool,
@@ -218,7 +218,7 @@ impl Credentials {
         }
     }
 
-    /// Name and password; 5: a wrong one, 6: of nobody.
+    /// Name and password; 5: a wrong password, 6: an unknown user.
     fn user(&self) -> (&'static str, String) {
         let user = ["alice", "bob", "carol"][usize::from(self.user % 3)];
         match self.kind {

@@ -1,6 +1,6 @@
-//! Some cores' relays and their connections, driven as a runtime would drive them, and what must hold all the time.
+//! Some cores' relays and their connections, driven as a runtime would drive them, and the invariants of each step.
 //!
-//! This and its parts are the one place that calls [`Relay`].
+//! Only this module and its parts call [`Relay`].
 
 mod checks;
 mod cores;
@@ -15,19 +15,20 @@ use bytes::Bytes;
 pub(super) use cores::settings;
 
 use super::far_end::{FarEnd, Messages};
+use crate::Reader;
 use crate::fuzz::trace;
 use msrp_proto::digest::{Algorithm, Ha1};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
-    CoreId, Effect, Input, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Target,
-    Transport, WriteState,
+    CoreId, Departure, Effect, Input, LookUpAnswer, LookUpTicket, Meeting, Message, OutBatch, PeerKey, Relay,
+    Settings, Target, Transport, Traveller, WriteState,
 };
 
 /// The name of the relay.
 pub(super) const HOST: &str = "relay.example.com";
-/// Where it listens.
+/// The port it listens on.
 pub(super) const PORT: u16 = 2855;
-/// Whose users it knows.
+/// The domain whose users it knows.
 pub(super) const DOMAIN: &str = "example.com";
 /// Bytes of one read.
 const READ_MAX: usize = 16 << 10;
@@ -41,25 +42,36 @@ pub(super) struct Link {
     pub(super) core: usize,
     key: PeerKey,
     pub(super) end: FarEnd,
-    /// Sent by the far end, not read yet.
+    /// Sent by the far end, not yet read.
     pub(super) wire: Vec<u8>,
-    /// Read, not parsed yet.
+    /// Read, not yet parsed.
     unparsed: Vec<u8>,
     parser: Parser,
-    /// Written by the relay, not taken by the far end yet.
+    /// Written by the relay, not yet taken by the far end.
     unwritten: Vec<u8>,
     paused: bool,
     awake: bool,
     closing: bool,
     /// The far end sends no more.
     ended: bool,
-    /// The relay has written its last.
+    /// The relay has written its last bytes.
     finished: bool,
     pub(super) gone: bool,
-    /// Bytes that are no frame of ours have been sent on it.
+    /// Bytes that form no frame of ours have been sent on it.
     pub(super) wild: bool,
-    /// The far end is in the midst of a frame, so it answers nobody.
+    /// The far end is within a frame, so it can answer no request.
     pub(super) in_frame: bool,
+    reader: Reader,
+    /// It has left one core and is not at the other one, `core`, yet.
+    travels: bool,
+}
+
+/// What is under way from core to core.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages, which travel unboxed")]
+enum Delivery {
+    Message(Message),
+    /// The connection of this number, and what the relay knows of it.
+    Arrive(usize, Box<Traveller>),
 }
 
 struct Core {
@@ -92,20 +104,22 @@ pub(super) enum Accounts {
     Unavailable,
 }
 
-/// What happens without being asked for.
+/// What happens by itself.
 #[derive(Clone, Copy)]
 pub(super) struct Habits {
     pub(super) deliver: bool,
     pub(super) look_up: bool,
     pub(super) dial: bool,
     pub(super) answer: bool,
+    /// Two sessions on two cores come together if they can.
+    pub(super) meet: bool,
 }
 
 pub(super) struct World {
     now: Instant,
     cores: Vec<Core>,
     pub(super) links: Vec<Link>,
-    lanes: BTreeMap<(usize, usize), VecDeque<Message>>,
+    lanes: BTreeMap<(usize, usize), VecDeque<Delivery>>,
     pub(super) dials: Vec<Dial>,
     look_ups: Vec<LookUp>,
     pub(super) messages: Messages,
@@ -118,6 +132,13 @@ pub(super) struct World {
 /// What a user's account holds.
 pub(super) fn password(user: &str) -> String {
     format!("secret of {user}")
+}
+
+impl Link {
+    /// Whether it is the one that a core calls so.
+    fn is(&self, core: usize, key: PeerKey) -> bool {
+        self.core == core && self.key == key && !self.gone && !self.travels
+    }
 }
 
 impl World {
@@ -153,13 +174,13 @@ impl World {
 
     // -- connections ---------------------------------------------------------------------------
 
-    /// Somebody connects, from one of three addresses. `None`: too many, or nobody listens.
+    /// A client connects, from one of three addresses. `None`: too many connections, or no core listens.
     pub(super) fn connect(&mut self, core: usize, secure: bool) -> Option<usize> {
         let number = self.links.len();
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
         let relay = entry.relay.as_mut().filter(|_| number < LINKS_MAX)?;
         let address = IpAddr::from([198, 51, 100, 1 + (number % 3) as u8]);
-        let key = relay.accept(self.now, Transport { secure, port: PORT }, address).ok();
+        let key = relay.accept(self.now, Transport { secure, port: PORT, websocket: false }, address).ok();
         let uri = format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number);
         let link = key.map(|key| self.add_link(core, key, uri));
         self.apply(core);
@@ -183,6 +204,8 @@ impl World {
             gone: false,
             wild: false,
             in_frame: false,
+            reader: Reader::Reads,
+            travels: false,
         });
         self.links.len() - 1
     }
@@ -195,17 +218,21 @@ impl World {
     /// A connection breaks off.
     pub(super) fn lose(&mut self, link: usize) {
         let link = &mut self.links[link];
-        if mem::replace(&mut link.gone, true) {
+        // Of one between two cores the core where it arrives finds that out.
+        if mem::replace(&mut link.gone, true) || link.travels {
             return;
         }
         let (core, peer) = (link.core, link.key);
         self.input(core, Input::Lost { peer });
     }
 
-    /// The far end has sent its last; once that is read, the relay hears of it.
+    /// The far end has sent its last; once that is read, the relay hears of it. If its reader waits, it has not done so yet.
     pub(super) fn end(&mut self, number: usize) {
         while self.read(number, READ_MAX) {}
         let link = &mut self.links[number];
+        if link.travels || link.reader != Reader::Reads {
+            return;
+        }
         if link.gone || link.closing || !link.wire.is_empty() || mem::replace(&mut link.ended, true) {
             return;
         }
@@ -216,18 +243,62 @@ impl World {
     /// One read of at most `bytes`, and all that follows from it on its core.
     pub(super) fn read(&mut self, number: usize, bytes: usize) -> bool {
         let link = &mut self.links[number];
-        if link.gone || link.paused || link.closing || link.ended || link.wire.is_empty() {
+        if link.gone || link.travels || link.closing || link.ended {
+            return false;
+        }
+        match link.reader {
+            Reader::Parked => return false,
+            Reader::Told => {
+                self.go_on(number);
+                return true;
+            }
+            Reader::Resumes => {
+                link.reader = Reader::Reads;
+                self.parse(number, true);
+                return true;
+            }
+            Reader::Reads => {}
+        }
+        if link.paused || link.wire.is_empty() {
             return false;
         }
         let bytes = bytes.min(READ_MAX).min(link.wire.len());
         link.unparsed.extend_from_slice(&link.wire[..bytes]);
         link.wire.drain(..bytes);
+        self.parse(number, false);
+        true
+    }
+
+    /// Feeds what has been read. The relay has been asked about the first head, if that `may` be fed.
+    fn parse(&mut self, number: usize, mut may: bool) {
+        let link = &mut self.links[number];
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut at = 0;
-        // Like a runtime, what has been read is fed, though the relay says Pause meanwhile.
+        // Like a runtime, feeds everything that has been read, even if the relay says Pause meanwhile.
         while !self.links[number].gone && !self.links[number].closing {
-            let input = match self.links[number].parser.step(&unparsed[at..]) {
+            let before = self.habits.meet.then(|| self.links[number].parser.clone());
+            let step = self.links[number].parser.step(&unparsed[at..]);
+            if let (Ok(Some(step)), Some(before)) = (&step, before)
+                && let FramePart::Head(head) = &step.piece
+                && !mem::take(&mut may)
+            {
+                let (now, bytes) = (self.now, &unparsed[at..at + step.consumed]);
+                let relay = self.cores[core].relay.as_mut();
+                let meeting = relay.map(|relay| relay.meet(now, peer, head, bytes));
+                // Asked before what follows, which may be the answer.
+                let is_asked = meeting == Some(Meeting::Asked);
+                if is_asked {
+                    trace(|| format!("  {number} waits"));
+                    self.links[number].reader = Reader::Parked;
+                    self.links[number].parser = before;
+                }
+                self.apply(core);
+                if is_asked {
+                    break;
+                }
+            }
+            let input = match step {
                 Ok(None) => break,
                 Err(_) => Input::Unparseable { peer },
                 Ok(Some(step)) => {
@@ -247,16 +318,55 @@ impl World {
         let bytes = unparsed.len();
         self.links[number].unparsed = unparsed;
         self.input(core, Input::Unfinished { peer, bytes });
-        true
     }
 
-    /// The far end takes at most `bytes`; the relay is asked for more when it has taken all.
+    /// A reader that waited goes on, here or elsewhere.
+    fn go_on(&mut self, number: usize) {
+        let Link { core, key, awake, ref unwritten, .. } = self.links[number];
+        let (now, quiet) = (self.now, !awake && unwritten.is_empty());
+        let Some(relay) = &mut self.cores[core].relay else {
+            return;
+        };
+        let departure = relay.depart(now, key, quiet);
+        self.apply(core);
+        let link = &mut self.links[number];
+        match departure {
+            Departure::Waits => link.reader = Reader::Parked,
+            Departure::Stays => link.reader = Reader::Resumes,
+            Departure::Leaves(traveller) => {
+                trace(|| format!("  {number} leaves core {core}"));
+                let to = usize::from(traveller.to().index);
+                (link.core, link.travels) = (to, true);
+                self.lanes.entry((core, to)).or_default().push_back(Delivery::Arrive(number, traveller));
+            }
+        }
+    }
+
+    /// A connection comes to a core, as it left the one before.
+    fn arrive(&mut self, core: usize, number: usize, traveller: Traveller) {
+        let now = self.now;
+        let key = self.cores[core].relay.as_mut().and_then(|relay| relay.arrive(now, traveller));
+        let link = &mut self.links[number];
+        link.travels = false;
+        let was_lost = mem::replace(&mut link.gone, key.is_none());
+        if let Some(key) = key {
+            trace(|| format!("  {number} comes to core {core}"));
+            (link.key, link.reader, link.paused) = (key, Reader::Resumes, false);
+            link.parser = Parser::new(ParserLimits::default());
+        }
+        self.apply(core);
+        if key.is_some() && was_lost {
+            self.lose(number);
+        }
+    }
+
+    /// The far end takes at most `bytes`; the relay is asked for more when all is taken.
     pub(super) fn write(&mut self, number: usize, bytes: usize) -> bool {
         let mut room = bytes;
         let mut progress = false;
         loop {
             let link = &mut self.links[number];
-            if link.gone {
+            if link.gone || link.travels {
                 return progress;
             }
             let taken = link.unwritten.len().min(room);
@@ -311,11 +421,12 @@ impl World {
         self.apply(core);
     }
 
-    /// Does what a relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    /// Does what a relay asks for. An effect may lead to more effects: those come after the ones that are due already.
     fn apply(&mut self, core: usize) {
         while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_messages) {
             assert_ne!(usize::from(to.index), core, "a message to oneself");
-            self.lanes.entry((core, usize::from(to.index))).or_default().extend(messages);
+            let lane = self.lanes.entry((core, usize::from(to.index))).or_default();
+            lane.extend(messages.into_iter().map(Delivery::Message));
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;
@@ -336,6 +447,10 @@ impl World {
             Effect::Resume(key) => self.with_link(core, key, |link| {
                 assert!(mem::replace(&mut link.paused, false), "resumed twice");
             }),
+            Effect::GoOn(key) => self.with_link(core, key, |link| {
+                assert!(matches!(link.reader, Reader::Parked | Reader::Told), "no reader waited");
+                link.reader = Reader::Told;
+            }),
             Effect::Close { peer, .. } => {
                 if let Some(at) = self.dials.iter().position(|dial| dial.core == core && dial.key == peer) {
                     self.dials.remove(at);
@@ -347,8 +462,8 @@ impl World {
                 });
             }
             Effect::Abort { peer, .. } => {
-                let is_it = |link: &Link| link.core == core && link.key == peer && !link.gone;
-                // The relay has forgotten it, and does not mind to hear that it is gone.
+                let is_it = |link: &Link| link.is(core, peer);
+                // The relay has forgotten it, and ignores the news that it is gone.
                 if let Some(number) = self.links.iter().position(is_it) {
                     self.lose(number);
                 }
@@ -364,14 +479,12 @@ impl World {
 
     fn with_link(&mut self, core: usize, key: PeerKey, act: impl FnOnce(&mut Link)) {
         // An effect may name a connection that broke off in the same turn.
-        if let Some(link) =
-            self.links.iter_mut().find(|link| link.core == core && link.key == key && !link.gone)
-        {
+        if let Some(link) = self.links.iter_mut().find(|link| link.is(core, key)) {
             act(link);
         }
     }
 
-    /// A dial comes to its end.
+    /// A dial ends.
     pub(super) fn finish_dial(&mut self, at: usize, up: bool) {
         if at >= self.dials.len() {
             return;
@@ -415,17 +528,24 @@ impl World {
         }
         let lane = *lanes[lane % lanes.len()].0;
         for _ in 0..count {
-            let Some(message) = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(delivery) = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
-            self.input(lane.1, Input::Message(message));
+            self.hand_over(lane.1, delivery);
         }
         true
     }
 
+    fn hand_over(&mut self, core: usize, delivery: Delivery) {
+        match delivery {
+            Delivery::Message(message) => self.input(core, Input::Message(message)),
+            Delivery::Arrive(number, traveller) => self.arrive(core, number, *traveller),
+        }
+    }
+
     // -- running -------------------------------------------------------------------------------
 
-    /// What happens by habit.
+    /// Does what happens by itself.
     pub(super) fn run_habits(&mut self) -> bool {
         let mut progress = false;
         while self.habits.deliver && self.deliver(0, usize::MAX) {

@@ -1,10 +1,11 @@
-//! What must hold: after each step, when everything has come to rest, and when all is over.
+//! The checks: after each step, when everything has settled, and at the end.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
 use super::{Dial, FRAMES_PER_READ, Habits, Link, READ_MAX, World};
+use crate::Reader;
 use crate::fuzz::conversation::far_end::{Sent, Wish};
 use crate::fuzz::trace;
 use msrp_relay_core::{HEAD_OVERHEAD, Input, Limits, Relay, TableSizes};
@@ -16,7 +17,8 @@ impl World {
         for (index, core) in self.cores.iter().enumerate() {
             let Some(relay) = &core.relay else { continue };
             let sizes = relay.table_sizes();
-            let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
+            let is_here = |link: &&Link| link.core == index && !link.gone && !link.travels;
+            let links = self.links.iter().filter(is_here).count();
             let dials = self.dials.iter().filter(|dial| dial.core == index).count();
             assert_eq!(sizes.peers, links + dials, "connections and their entries");
             let Limits {
@@ -28,9 +30,9 @@ impl World {
             } = self.settings.limits;
             assert!(sizes.peers <= connections_per_core_max, "{sizes:?}");
             assert!(relay.newcomers() <= unauthenticated_per_core_max, "{sizes:?}");
-            // Each once, its source once, that source's rank once, and what the cores were told of three sources.
+            // Each connection once, its source once, that source's rank once, and the news of three sources.
             assert!(sizes.newcomers <= 3 * relay.newcomers() + 3, "{sizes:?}");
-            // Two URIs that live, and those that expired of late.
+            // Two live URIs, and recently expired ones.
             assert!(sizes.sessions <= 4 * links, "{sizes:?}");
             assert_eq!(relay.stats().sessions_open(), sizes.sessions as u64);
             // Awaited and unlikely ones have a bound each.
@@ -38,7 +40,7 @@ impl World {
             assert!(sizes.transactions <= most, "{sizes:?}");
             let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + messages + self.links.len();
             assert!(sizes.unanswered <= most, "{sizes:?}");
-            // Bytes of connections that are gone may be queued at others.
+            // Other connections may still have bytes of lost connections queued.
             let ever = self.links.iter().filter(|link| link.core == index).count();
             let most = ever * (queue_bytes_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
             assert!(sizes.bytes_queued <= most, "{sizes:?}");
@@ -50,11 +52,12 @@ impl World {
         self.cores.iter().filter_map(|core| core.relay.as_ref()).map(Relay::table_sizes)
     }
 
-    /// Everybody reads and answers, time passes: nothing may be left to wait for. Connections that ended in the
-    /// midst of nowhere are broken off first.
+    /// All far ends read and answer, and time passes: nothing may be left to wait for. First breaks off connections
+    /// that ended within a frame.
     pub(in crate::fuzz::conversation) fn settle(&mut self) {
         trace(|| "settling".to_owned());
-        self.habits = Habits { deliver: true, look_up: true, dial: true, answer: true };
+        self.habits =
+            Habits { deliver: true, look_up: true, dial: true, answer: true, meet: self.habits.meet };
         for link in 0..self.links.len() {
             if self.links[link].wild {
                 self.lose(link);
@@ -81,7 +84,7 @@ impl World {
         }
     }
 
-    /// What waits for something: a core's queues and tables, or a connection that is not read.
+    /// What still waits: a core's queues and tables, or a paused connection.
     fn waiting(&self) -> Option<String> {
         let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.bytes_queued) != (0, 0, 0);
         if let Some(sizes) = self.sizes().find(is_busy) {
@@ -91,12 +94,16 @@ impl World {
             let is_read = !link.gone && !link.closing && !link.ended;
             is_read && (!link.wire.is_empty() || !link.unparsed.is_empty())
         };
+        let waits = |link: &&Link| !link.gone && (link.travels || link.reader != Reader::Reads);
+        if let Some(link) = self.links.iter().find(waits) {
+            return Some(format!("{} waits for another core", link.end.uri));
+        }
         self.links.iter().find(unread).map(|link| format!("{} is not read", link.end.uri))
     }
 
     /// Everything ends: nothing may be left.
     pub(in crate::fuzz::conversation) fn close_all(&mut self) {
-        self.habits = Habits { deliver: true, look_up: false, dial: false, answer: false };
+        self.habits = Habits { deliver: true, look_up: false, dial: false, answer: false, meet: false };
         for Dial { core, key: peer, .. } in mem::take(&mut self.dials) {
             self.input(core, Input::Lost { peer });
         }

@@ -1,11 +1,11 @@
-//! What befalls cores: time, their end in order, their death, and their settings to begin with.
+//! The cores: time, orderly stops, deaths, and initial settings.
 
 use core::time::Duration;
 use std::mem;
 
-use super::{Core, DOMAIN, HOST, PORT, World};
-use msrp_proto::digest::Algorithm;
-use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
+use super::{Core, DOMAIN, Delivery, HOST, PORT, World};
+use msrp_proto::digest::{Algorithm, TimedNames};
+use msrp_relay_core::{Expires, Input, Limits, MaxChunk, Relay, Settings, WebSocket};
 
 /// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -20,19 +20,21 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         challenge_lifetime: Duration::from_secs(15),
         max_attempts: 3,
         insecure_plain: is_set(3),
-        expires: Expires {
-            seconds_min: 60,
-            seconds_default: 600,
-            seconds_max: 3600,
+        sessions: Expires {
+            expires_min: 60,
+            expires_default: 600,
+            expires_max: 3600,
             enforce_default: is_set(4),
         },
-        allow_other_methods: !is_set(5),
+        methods_allow_other: !is_set(5),
         relays: None,
         serves_relays: true,
-        relays_must_prove: false,
+        unproven_relays_refused: false,
         tls_port: Some(PORT),
-        dial_plain: !is_set(6),
-        chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
+        outbound_plain: !is_set(6),
+        timed_names: TimedNames::None,
+        max_chunk: if limits / 27 % 3 == 1 { max_chunk() } else { MaxChunk::default() },
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits {
             queue_bytes_high: 54 << 10,
             queue_bytes_low: 27 << 10,
@@ -53,14 +55,14 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
     }
 }
 
-/// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
-fn chunk_bounds() -> ChunkBounds {
+/// Some of the far ends, and all connections from outside, take chunks up to a bound.
+fn max_chunk() -> MaxChunk {
     let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
-    ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
+    MaxChunk::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
 }
 
 impl World {
-    /// Time passes; with `ticks`, the relays hear of each deadline when it comes, else of all of them late.
+    /// Time passes. With `ticks`, the relays hear of each deadline when it comes, else of all of them late.
     pub(in crate::fuzz::conversation) fn age(&mut self, by: Duration, ticks: bool) {
         let until = self.now + by;
         for _ in 0..1000 {
@@ -76,13 +78,13 @@ impl World {
         self.tick();
     }
 
-    /// Time passes and nobody notices yet.
+    /// Time passes, and the relays do not hear of it yet.
     pub(in crate::fuzz::conversation) fn age_unnoticed(&mut self, by: Duration) {
         self.now += by;
     }
 
-    /// Each relay hears of the time until nothing is due any more, which must be soon: what one deadline brings
-    /// about may have been due already, but not for ever.
+    /// Ticks each relay until nothing is due any more, which must be soon: a deadline may bring about another one that
+    /// is due already, but not for ever.
     fn tick(&mut self) {
         for core in 0..self.cores.len() {
             let due = |world: &Self| {
@@ -99,7 +101,7 @@ impl World {
         }
     }
 
-    /// A core stops in order, at once or as soon as it is told again.
+    /// A core stops in order, at once or when it is told again.
     pub(in crate::fuzz::conversation) fn shut_down(&mut self, core: usize, at_once: bool) {
         if !mem::replace(&mut self.cores[core].stopping, true) {
             self.input(core, Input::Quiesce);
@@ -110,13 +112,15 @@ impl World {
         self.input(core, Input::Shutdown);
     }
 
-    /// A core dies with all it owns; what it sent last arrives before the news or is lost.
+    /// A core dies with all it owns; its last messages arrive before the news or are lost.
     pub(in crate::fuzz::conversation) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
         let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
         for lane in lanes {
-            for message in self.lanes.remove(&lane).into_iter().flatten() {
-                if last_words {
-                    self.input(lane.1, Input::Message(message));
+            for delivery in self.lanes.remove(&lane).into_iter().flatten() {
+                match delivery {
+                    delivery if last_words => self.hand_over(lane.1, delivery),
+                    Delivery::Arrive(number, _) => self.links[number].gone = true,
+                    Delivery::Message(_) => {}
                 }
             }
         }
@@ -133,7 +137,7 @@ impl World {
         for core in (0..self.cores.len()).filter(|core| *core != index) {
             let running = self.running(index);
             self.input(core, Input::CoreChanged { index: position, running });
-            // The newcomer learns which of the others are in a later life than their first.
+            // The new core learns which of the others are in a later life than their first.
             let change =
                 Input::CoreChanged { index: u16::try_from(core).unwrap(), running: self.running(core) };
             self.input(index, change);

@@ -1,17 +1,21 @@
-//! Accounts in the SIP proxy's MySQL or MariaDB, which is read and never written.
+//! Accounts in the SIP proxy's database, which is read and never written: MySQL, MariaDB or PostgreSQL.
 //!
-//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails there is
-//! one task that tries again, with pauses that grow and differ, and look-ups wait for its next attempt: so each of
-//! them is refused only after an attempt that ended later than it began, and the first one after an outage works
-//! with nobody's help. No stampede meets a database that comes back.
+//! What is here is the same for each of them; what differs is a [`Driver`], in a file of its own. [`rows`] says what the
+//! rows mean.
+//!
+//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails, one task
+//! tries again, with growing, random pauses, and look-ups wait for its next attempt. So a look-up is refused only after
+//! an attempt that ended later than it began, and the first one after an outage works without help. A database that
+//! comes back meets no stampede.
 //!
 //! Invariants: every connect and every query has a time-out, and a connection that a query was given up on is
 //! closed, never used again; a connection counts as good once the very statement of a look-up has been run on it; an
 //! account is found only if exactly one row is meant; a name that the database cannot hold is unknown, and no such
 //! name can make the database seem broken.
-//! Must not know: who asks, and what for. The caller bounds how many look-ups there are.
+//! Must not know: who asks, and what for; which database it is. The caller bounds how many look-ups there are.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,33 +28,95 @@ use super::health::Health;
 use super::realms::Realms;
 use crate::config;
 
-mod connection;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rows;
 
-use connection::{Connection, Failure, Plan};
+#[cfg(feature = "mysql")]
+pub(super) use mysql::MysqlDriver;
+#[cfg(feature = "postgres")]
+pub(super) use postgres::PostgresDriver;
 
-/// The pause before the first attempt to connect again, ...
+/// The pause before the first new attempt to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// ... doubled each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
+/// The pause doubles each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
 /// `limits.lookup_timeout` for the attempt itself.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A database that worked for this long has a clean record: the next pause is the shortest again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
-/// The backend. Its task ends with it.
-#[derive(Debug)]
-pub(super) struct Mysql {
-    shared: Rc<Shared>,
+/// How long the farewell of a connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How to get at one kind of database, and what to ask there.
+pub(super) trait Driver: 'static {
+    /// Good for look-ups. What is dropped is closed, and costs no other connection any time.
+    type Connection;
+    /// What this driver, or its server, says went wrong; to be shown with a remedy.
+    type Error: fmt::Display;
+
+    /// Connects, prepares the statement, and runs it once for no user: what the relay's account may not do, or a column
+    /// that is not there, shows now.
+    async fn open(&self) -> Result<Self::Connection, Self::Error>;
+
+    /// Runs the statement.
+    async fn find(
+        &self,
+        connection: &mut Self::Connection,
+        user: &str,
+        realm: &str,
+    ) -> Result<Answer, Failure<Self::Error>>;
 }
 
-#[derive(Debug)]
-struct Shared {
-    plan: Plan,
+/// Why a connection or a query failed.
+pub(super) enum Failure<E> {
+    /// The name that was asked for cannot be in such a table.
+    OfTheName,
+    /// The driver, or the server, says so.
+    Driver(E),
+    /// A connection was not good for look-ups in time.
+    Late(Duration),
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// For the operator: what is wrong and what to do about it.
+impl<E: fmt::Display> fmt::Display for Failure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfTheName => f.write_str("the name cannot be in such a table"),
+            Self::Driver(error) => error.fmt(f),
+            Self::Late(time) => write!(
+                f,
+                "it does not get a connection ready for look-ups within {time:?}: see what keeps it busy, whether the \
+                 table is locked, whether a firewall swallows the connection"
+            ),
+        }
+    }
+}
+
+/// The backend. Its task ends with it.
+pub(super) struct Database<D: Driver> {
+    shared: Rc<Shared<D>>,
+}
+
+struct Shared<D: Driver> {
+    driver: D,
+    /// Where the database is, for people.
+    at: String,
     health: Rc<Health>,
+    connect_timeout: Duration,
     query_timeout: Duration,
     connections_max: usize,
-    /// Places for look-ups, one for each connection there may be; handed out in the order of asking.
+    /// Places for look-ups, one for each possible connection; handed out in the order of asking.
     places: Semaphore,
-    idle: RefCell<Vec<Taken>>,
+    idle: RefCell<Vec<Taken<D>>>,
     /// Connections there are, idle or in use.
     open: Cell<usize>,
     /// A connection has become idle, or has gone.
@@ -58,10 +124,10 @@ struct Shared {
     state: Cell<State>,
     /// Counts the attempts to connect that have ended while the database was down.
     attempts: watch::Sender<u64>,
-    /// No more connections than there are before this: the server refused another one.
+    /// Makes no further connections before this time: the server refused another one.
     grow_again: Cell<Instant>,
     mending: RefCell<Option<JoinHandle<()>>>,
-    /// In which realms accounts were found; `None` where every realm has them all.
+    /// The realms in which accounts were found; `None` if every realm has all accounts.
     realms: Option<RefCell<Realms>>,
 }
 
@@ -71,16 +137,18 @@ enum State {
         since: Instant,
         pause: Duration,
     },
-    /// The task that mends is under way.
+    /// The database is down, and the mending task is under way.
     Down,
 }
 
-impl Mysql {
+impl<D: Driver> Database<D> {
     /// To be called where its task is to run; connects at once, so that what is wrong shows before anybody asks.
-    pub(super) fn new(settings: &config::Mysql, health: Rc<Health>) -> Self {
+    pub(super) fn new(driver: D, settings: &config::Database, health: Rc<Health>) -> Self {
         let shared = Rc::new(Shared {
-            plan: Plan::new(settings),
+            driver,
+            at: settings.server.to_string(),
             health,
+            connect_timeout: settings.connect_timeout,
             query_timeout: settings.query_timeout,
             connections_max: settings.connections_max,
             places: Semaphore::new(settings.connections_max),
@@ -108,7 +176,7 @@ impl Mysql {
     }
 }
 
-impl Drop for Mysql {
+impl<D: Driver> Drop for Database<D> {
     fn drop(&mut self) {
         if let Some(task) = self.shared.mending.take() {
             task.abort();
@@ -116,9 +184,9 @@ impl Drop for Mysql {
     }
 }
 
-impl Shared {
+impl<D: Driver> Shared<D> {
     async fn find(self: &Rc<Self>, user: &str, realm: &str) -> Result<Answer, WhyUnavailable> {
-        // The second time on a connection that was made for it: one that was idle may have ended long ago.
+        // The second try uses a connection made for it: an idle one may have ended long ago.
         let mut failed_before = false;
         loop {
             self.wait_until_up().await?;
@@ -131,7 +199,8 @@ impl Shared {
             let Some(mut taken) = self.take().await? else {
                 continue;
             };
-            let found = timeout(self.query_timeout, taken.connection.find(user, realm)).await;
+            let asked = self.driver.find(&mut taken.connection, user, realm);
+            let found = timeout(self.query_timeout, asked).await;
             match found {
                 Ok(Ok(answer)) => {
                     self.give_back(taken);
@@ -143,11 +212,11 @@ impl Shared {
                 }
                 Ok(Err(failure)) => {
                     drop(taken);
-                    // Those that were idle beside it have probably gone as well; if not, they are soon made again.
+                    // Its idle neighbours have probably gone as well; if not, they are soon made again.
                     self.forget_idle();
                     if failed_before {
-                        // The database is well, for that connection was tried before it was used: it is this
-                        // look-up that it cannot do. Nobody must be able to bring it down by that.
+                        // The database works, because that connection was tried before it was used: only this look-up
+                        // fails. No client may be able to bring the accounts down like this.
                         tracing::debug!(reason = %failure, "An account cannot be looked up");
                         return Err(WhyUnavailable::Failed);
                     }
@@ -162,7 +231,7 @@ impl Shared {
         }
     }
 
-    /// The database is not asked for its realms: that could read a whole table.
+    /// Does not ask the database for its realms: that could read a whole table.
     fn note_realm(&self, realm: &str, answer: &Answer) {
         let (Some(realms), realm) = (&self.realms, realm.to_ascii_lowercase()) else {
             return;
@@ -174,7 +243,7 @@ impl Shared {
         }
     }
 
-    /// Returns at once while the database is up; otherwise waits for the next attempt to get at it.
+    /// Returns at once while the database is up; otherwise waits for the next attempt to connect.
     async fn wait_until_up(&self) -> Result<(), WhyUnavailable> {
         if matches!(self.state.get(), State::Down) {
             let mut attempts = self.attempts.subscribe();
@@ -186,8 +255,16 @@ impl Shared {
         Ok(())
     }
 
+    /// A connection that is good for look-ups.
+    async fn open(&self) -> Result<D::Connection, Failure<D::Error>> {
+        match timeout(self.connect_timeout, self.driver.open()).await {
+            Ok(opened) => opened.map_err(Failure::Driver),
+            Err(_) => Err(Failure::Late(self.connect_timeout)),
+        }
+    }
+
     /// A connection: an idle one, or a new one. `None`: the database has gone down meanwhile.
-    async fn take(self: &Rc<Self>) -> Result<Option<Taken>, WhyUnavailable> {
+    async fn take(self: &Rc<Self>) -> Result<Option<Taken<D>>, WhyUnavailable> {
         loop {
             if let Some(idle) = self.idle.borrow_mut().pop() {
                 return Ok(Some(idle));
@@ -196,13 +273,13 @@ impl Shared {
                 return Ok(None);
             }
             if self.open.get() > 0 && Instant::now() < self.grow_again.get() {
-                // Whoever has a connection gives it back or loses it before long.
+                // Every user of a connection gives it back or loses it before long.
                 self.changed.notified().await;
                 continue;
             }
-            // Counted from here on, so that nobody takes the last one for granted.
+            // Counted from here on, so that no other look-up takes its place.
             let counted = Counted::new(self);
-            match self.plan.open().await {
+            match self.open().await {
                 Ok(connection) => return Ok(Some(Taken { counted, connection })),
                 Err(failure) if self.open.get() > 1 => {
                     tracing::debug!(reason = %failure, "No further connection to the accounts");
@@ -218,7 +295,7 @@ impl Shared {
     }
 
     /// While the database was down one more connection than there may be can have been made, to try it.
-    fn give_back(&self, taken: Taken) {
+    fn give_back(&self, taken: Taken<D>) {
         match self.open.get() > self.connections_max {
             true => drop(taken),
             false => {
@@ -229,16 +306,16 @@ impl Shared {
     }
 
     fn forget_idle(&self) {
-        // Out of the cell first: each of them counts itself off when it goes.
+        // Taken out of the cell first: each one lowers the count when it is dropped.
         drop(std::mem::take(&mut *self.idle.borrow_mut()));
     }
 
     /// The database does not work: tells so and begins to mend, unless that is under way.
-    fn fall(self: &Rc<Self>, reason: &dyn std::fmt::Display) {
+    fn fall(self: &Rc<Self>, reason: &dyn fmt::Display) {
         let State::Up { since, pause } = self.state.replace(State::Down) else {
             return;
         };
-        self.health.ill(&self.plan, reason);
+        self.health.ill(&self.at, reason);
         self.forget_idle();
         self.changed.notify_waiters();
         self.mend(if since.elapsed() > FORGIVEN_AFTER { PAUSE_MIN } else { pause });
@@ -254,16 +331,16 @@ impl Shared {
         loop {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-            let opened = self.plan.open().await;
+            let opened = self.open().await;
             let is_up = opened.is_ok();
             match opened {
                 Ok(connection) => {
                     self.idle.borrow_mut().push(Taken { counted: Counted::new(&self), connection });
                     self.state.set(State::Up { since: Instant::now(), pause });
-                    self.health.well(&self.plan);
+                    self.health.well(&self.at);
                     self.changed.notify_one();
                 }
-                Err(failure) => self.health.ill(&self.plan, &failure),
+                Err(failure) => self.health.ill(&self.at, &failure),
             }
             self.attempts.send_modify(|ended| *ended += 1);
             if is_up {
@@ -274,30 +351,34 @@ impl Shared {
 }
 
 /// A connection and its place in the count.
-#[derive(Debug)]
-struct Taken {
+struct Taken<D: Driver> {
     #[expect(dead_code, reason = "held for what its end does")]
-    counted: Counted,
-    connection: Connection,
+    counted: Counted<D>,
+    connection: D::Connection,
 }
 
 /// Counts a connection for as long as there is one, or an attempt to make one.
-#[derive(Debug)]
-struct Counted(Weak<Shared>);
+struct Counted<D: Driver>(Weak<Shared<D>>);
 
-impl Counted {
-    fn new(shared: &Rc<Shared>) -> Self {
+impl<D: Driver> Counted<D> {
+    fn new(shared: &Rc<Shared<D>>) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self(Rc::downgrade(shared))
     }
 }
 
-impl Drop for Counted {
+impl<D: Driver> Drop for Counted<D> {
     fn drop(&mut self) {
         if let Some(shared) = self.0.upgrade() {
             shared.open.set(shared.open.get() - 1);
             shared.changed.notify_one();
         }
+    }
+}
+
+impl<D: Driver> fmt::Debug for Database<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({})", self.shared.at)
     }
 }
 
