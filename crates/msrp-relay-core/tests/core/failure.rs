@@ -665,6 +665,37 @@ fn request_whose_session_is_over_is_answered_when_the_far_core_dies() {
     world.assert_idle();
 }
 
+// The far client left while the request was on the way, and its core died before it could say so: the session here is
+// bound to nothing by then.
+#[test]
+fn request_to_a_side_that_was_lost_is_answered_when_its_core_dies() {
+    let mut world = World::new(3);
+    let pair = world.pair(0, 1);
+    let send =
+        Request::new("SEND", &pair.to_bob, &pair.alice_uri).header("Message-ID", "mess1").body(b"hello");
+    world.send(pair.alice, send.bytes());
+    world.run();
+    only(world.take(pair.alice), "200");
+    world.take(pair.bob);
+
+    world.hold_messages = true;
+    let request = Request::new("NICKNAME", &pair.to_bob, &pair.alice_uri);
+    world.send(pair.alice, request.bytes());
+    world.run();
+    world.lose(pair.bob);
+    world.run();
+    world.deliver((1, 0), usize::MAX);
+    world.drop_messages((0, 1));
+    world.kill_core(1, false);
+    world.hold_messages = false;
+    world.run();
+    let got = world.take(pair.alice);
+    let [report, answer] = &got[..] else { panic!("{got:#?}") };
+    assert_eq!((report.method(), answer.method()), ("REPORT", "481"));
+    assert_eq!(answer.tid(), request.tid);
+    world.assert_idle();
+}
+
 // A REPORT of ours on the way to a client does not touch the file that runs the same way.
 #[test]
 fn report_between_two_sessions_does_not_break_a_running_file() {
