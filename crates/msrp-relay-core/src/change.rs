@@ -19,7 +19,9 @@ impl Relay {
         let Self { peers, sessions, quota, core, .. } = self;
         if let Some(gone) = core.cores.change(index, running) {
             core.orphans.forget_core(gone);
-            peers.forget_core(gone, core);
+            // A session of this core that is over cannot pass the loss on to what still waits in its name.
+            let me = core.me;
+            peers.forget_core(gone, |session| session.core == me && !sessions.contains(session), core);
             core.memory.forget_core(gone);
             quota.forget_core(gone, core);
             peers.grant_claims_of(gone, core);

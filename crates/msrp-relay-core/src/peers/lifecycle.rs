@@ -395,8 +395,14 @@ impl Peers {
         }
     }
 
-    /// A core died with all its connections and sessions: the connections here end what they had with it.
-    pub(crate) fn forget_core(&mut self, gone: CoreId, core: &mut Core) {
+    /// A core died with all its connections and sessions: the connections here end what they had with it, and what waits
+    /// for a session that `is_over`, since the core may have been the one to answer.
+    pub(crate) fn forget_core(
+        &mut self,
+        gone: CoreId,
+        is_over: impl Fn(SessionRef) -> bool,
+        core: &mut Core,
+    ) {
         for peer in self.table.values_mut() {
             let bound = peer.bound.len();
             peer.bound.retain(|session| session.core != gone);
@@ -405,7 +411,7 @@ impl Peers {
             }
             let lost = peer.write_off(gone);
             core.memory.free(lost);
-            peer.answer_all(core, |session| session.core == gone);
+            peer.answer_all(core, |session| session.core == gone || is_over(session));
             for stream in peer.out.streams_from(gone) {
                 core.tell_peer(peer.me, PeerStep::End { stream, flag: Flag::Aborted });
             }

@@ -9,7 +9,7 @@ use msrp_proto::parser::Flag;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
 use testkit_pure::line::{LAYOUTS, Line, Shape, joined, line, lines, only};
-use testkit_pure::{Conn, Decision, Frame, Request, World};
+use testkit_pure::{Conn, Decision, Frame, Request, World, relay_uri};
 
 const FAR: &str = "msrps://203.0.113.40:49300/p8Yc2nB6vH1xLk;tcp";
 
@@ -636,6 +636,64 @@ fn other_requests_get_408_without_an_answer() {
             world.assert_idle();
         }
     }
+}
+
+// The session is over when the core dies that would have answered, so that core's loss is not the session's any more.
+#[test]
+fn request_whose_session_is_over_is_answered_when_the_far_core_dies() {
+    let mut world = World::new(3);
+    let (bob, to_bob) = world.client(1, "bob");
+    let bob_uri = world.end(bob).uri.clone();
+    let alice = world.connect(0);
+    let alice_uri = world.end(alice).uri.clone();
+    let granted = world.auth_to(alice, "alice", (&relay_uri(), &alice_uri), "Expires: 60\r\n");
+    let session = granted.header("Use-Path").unwrap();
+    world.advance(Duration::from_secs(50));
+    let request = Request::new("NICKNAME", &format!("{session} {to_bob} {bob_uri}"), &alice_uri);
+    world.send(alice, request.bytes());
+    world.run();
+    only(world.take(bob), "NICKNAME");
+    // That core hangs: neither an answer nor the 408 for want of one leaves it.
+    world.hold_messages = true;
+    world.advance(Duration::from_secs(45));
+    assert_eq!((world.sizes().sessions, world.take(alice).len()), (1, 0), "over, and the request waits");
+    world.drop_messages((1, 0));
+    world.kill_core(1, false);
+    world.hold_messages = false;
+    world.run();
+    assert_eq!(only(world.take(alice), "481").tid(), request.tid);
+    world.assert_idle();
+}
+
+// The far client left while the request was on the way, and its core died before it could say so: the session here is
+// bound to nothing by then.
+#[test]
+fn request_to_a_side_that_was_lost_is_answered_when_its_core_dies() {
+    let mut world = World::new(3);
+    let pair = world.pair(0, 1);
+    let send =
+        Request::new("SEND", &pair.to_bob, &pair.alice_uri).header("Message-ID", "mess1").body(b"hello");
+    world.send(pair.alice, send.bytes());
+    world.run();
+    only(world.take(pair.alice), "200");
+    world.take(pair.bob);
+
+    world.hold_messages = true;
+    let request = Request::new("NICKNAME", &pair.to_bob, &pair.alice_uri);
+    world.send(pair.alice, request.bytes());
+    world.run();
+    world.lose(pair.bob);
+    world.run();
+    world.deliver((1, 0), usize::MAX);
+    world.drop_messages((0, 1));
+    world.kill_core(1, false);
+    world.hold_messages = false;
+    world.run();
+    let got = world.take(pair.alice);
+    let [report, answer] = &got[..] else { panic!("{got:#?}") };
+    assert_eq!((report.method(), answer.method()), ("REPORT", "481"));
+    assert_eq!(answer.tid(), request.tid);
+    world.assert_idle();
 }
 
 // A REPORT of ours on the way to a client does not touch the file that runs the same way.
