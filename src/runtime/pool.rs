@@ -2,11 +2,12 @@
 //!
 //! Why: the bytes of a read are freed after they are written elsewhere. With the allocator alone, each such buffer
 //! makes the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again:
-//! half of all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
+//! half of all bytes of a file went through fresh pages, at a fifth of the relay's CPU time. Buffers for single chunks
+//! do the same once a few of them are free: so there are three sizes.
 //!
-//! Invariants: a thread keeps at most [`SPARE_MAX`] buffers; a buffer is lent to one reader, then shared by references
-//! until the last of them is gone, on whatever thread; the next reader never sees another's bytes. Queues count by
-//! length, so a reference keeps at most [`PINNED_FACTOR_MAX`] times its length in memory, except that each core may
+//! Invariants: a thread keeps at most [`Size::spare_max`] buffers of each of the [`SIZES`]; a buffer is lent to one
+//! reader, then shared by references until the last of them is gone, on whatever thread; the next reader never sees
+//! another's bytes. Queues count by length, so a reference keeps at most [`PINNED_FACTOR_MAX`] times its length in memory, except that each core may
 //! have [`PINNED_BYTES_FREE`] lent: usually all of a buffer is written within a turn, and small parts need no copy.
 
 use std::cell::{Cell, RefCell};
@@ -16,12 +17,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+/// Buffers of one size.
+struct Size {
+    bytes: usize,
+    /// Spare ones of a thread.
+    spare_max: usize,
+}
+
+/// The sizes of buffers. Each is [`PINNED_FACTOR_MAX`] times the one before, so a read fills that part of its buffer.
+const SIZES: [Size; 3] = [
+    Size { bytes: LARGEST / PINNED_FACTOR_MAX / PINNED_FACTOR_MAX, spare_max: 64 },
+    Size { bytes: LARGEST / PINNED_FACTOR_MAX, spare_max: 32 },
+    Size { bytes: LARGEST, spare_max: 16 },
+];
 /// One read, the rest of the read before, and some room.
-const BUFFER_BYTES: usize = 96 << 10;
-/// Spare buffers of a thread.
-const SPARE_MAX: usize = 16;
+const LARGEST: usize = 96 << 10;
 /// A shorter read gets no buffer of the pool.
-const SMALL_BYTES: usize = BUFFER_BYTES / PINNED_FACTOR_MAX;
+const SMALLEST_READ: usize = LARGEST / PINNED_FACTOR_MAX / PINNED_FACTOR_MAX / PINNED_FACTOR_MAX;
 
 /// Queued bytes are counted by their length; their buffer is at most so many times as long.
 const PINNED_FACTOR_MAX: usize = 4;
@@ -29,7 +41,7 @@ const PINNED_FACTOR_MAX: usize = 4;
 const PINNED_BYTES_FREE: usize = 4 << 20;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<[Vec<Vec<u8>>; SIZES.len()]> = const { RefCell::new([const { Vec::new() }; SIZES.len()]) };
     /// What this thread has lent and has not been given back, by whatever thread.
     static OUT: Arc<AtomicUsize> = Arc::default();
     static TAKEN: Cell<Taken> = const { Cell::new(Taken { reused: 0, allocated: 0 }) };
@@ -44,38 +56,35 @@ pub(super) struct Taken {
 
 /// The buffers that this thread has taken so far, and its spare ones.
 pub(super) fn usage() -> (Taken, usize) {
-    (TAKEN.get(), SPARE.with_borrow(Vec::len))
+    (TAKEN.get(), SPARE.with_borrow(|spare| spare.iter().map(Vec::len).sum()))
 }
 
 /// An empty buffer with at least this room.
 pub(super) fn take(room: usize) -> Vec<u8> {
-    if !(SMALL_BYTES..=BUFFER_BYTES).contains(&room) {
-        return Vec::with_capacity(room);
-    }
-    let spare = SPARE.with_borrow_mut(Vec::pop);
+    let size = SIZES.iter().position(|size| room <= size.bytes);
+    let Some(size) = size.filter(|_| room >= SMALLEST_READ) else { return Vec::with_capacity(room) };
+    let spare = SPARE.with_borrow_mut(|spare| spare.get_mut(size).and_then(Vec::pop));
     let mut taken = TAKEN.get();
     match spare {
         Some(_) => taken.reused += 1,
         None => taken.allocated += 1,
     }
     TAKEN.set(taken);
-    spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    spare.unwrap_or_else(|| Vec::with_capacity(SIZES.get(size).map_or(room, |size| size.bytes)))
 }
 
 /// Makes a filled buffer shareable.
 pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
     if buffer.is_empty() {
+        give(buffer);
         return Bytes::new();
     }
     if buffer.capacity() > PINNED_FACTOR_MAX * buffer.len() {
-        if buffer.capacity() == BUFFER_BYTES {
-            let copy = buffer.as_slice().to_vec();
-            give(std::mem::replace(&mut buffer, copy));
-        } else {
-            buffer.shrink_to_fit();
-        }
+        let mut smaller = take(buffer.len());
+        smaller.extend_from_slice(&buffer);
+        give(std::mem::replace(&mut buffer, smaller));
     }
-    // Given back when it is dropped.
+    // Returns the buffer when it is dropped.
     Bytes::from_owner(Lent::new(buffer))
 }
 
@@ -118,18 +127,18 @@ impl Drop for Lent {
     }
 }
 
-/// Keeps a buffer for the next reader of this thread, if it is of that kind and there is room.
+/// Keeps a buffer for the next reader of this thread, if it is of the pool and there is room.
 fn give(mut buffer: Vec<u8>) {
-    if buffer.capacity() == BUFFER_BYTES {
-        buffer.clear();
-        // Fails only while the thread ends.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < SPARE_MAX {
-                spare.push(buffer);
-            }
-        });
-    }
+    let Some(size) = SIZES.iter().position(|size| size.bytes == buffer.capacity()) else { return };
+    let spare_max = SIZES.get(size).map_or(0, |size| size.spare_max);
+    buffer.clear();
+    // Fails only while the thread ends.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if let Some(spare) = spare.get_mut(size).filter(|spare| spare.len() < spare_max) {
+            spare.push(buffer);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -137,11 +146,11 @@ mod tests {
     use super::*;
 
     fn spare() -> usize {
-        SPARE.with_borrow(Vec::len)
+        usage().1
     }
 
     fn filled(bytes: usize) -> Vec<u8> {
-        let mut buffer = take(BUFFER_BYTES);
+        let mut buffer = take(LARGEST);
         buffer.resize(bytes, 7);
         buffer
     }
@@ -156,33 +165,50 @@ mod tests {
         drop(part);
         assert_eq!(spare(), 1);
         let again = take(60_000);
-        assert!(again.is_empty() && again.capacity() == BUFFER_BYTES);
+        assert!(again.is_empty() && again.capacity() == LARGEST);
         assert_eq!(usage(), (Taken { reused: 1, allocated: 1 }, 0));
     }
 
     #[test]
-    fn little_in_a_large_buffer_is_moved_out_of_it() {
-        let bytes = freeze(filled(SMALL_BYTES - 1));
+    fn little_in_a_large_buffer_is_moved_to_one_of_its_size() {
+        let little = LARGEST / PINNED_FACTOR_MAX - 1;
+        let bytes = freeze(filled(little));
         assert_eq!(spare(), 1, "back already");
-        assert_eq!(bytes, vec![7; SMALL_BYTES - 1]);
+        assert_eq!(bytes, vec![7; little]);
+        drop(bytes);
+        assert_eq!(spare(), 2, "both");
         let small = freeze({
             let mut small = take(1000);
             small.push(1);
             small
         });
         assert_eq!(small, [1][..]);
-        assert_eq!(spare(), 1);
+        assert!(freeze(filled(0)).is_empty());
+        assert_eq!(spare(), 2);
+    }
+
+    #[test]
+    fn a_read_gets_a_buffer_that_it_fills_to_the_pinned_part_at_least() {
+        for room in (1..=LARGEST).step_by(97).chain(SIZES.iter().map(|size| size.bytes)) {
+            let buffer = take(room);
+            assert!(buffer.capacity() >= room && buffer.capacity() <= PINNED_FACTOR_MAX * room, "{room}");
+            drop(freeze({
+                let mut buffer = buffer;
+                buffer.resize(room, 1);
+                buffer
+            }));
+        }
+        assert_eq!((spare(), usage().0.allocated), (SIZES.len(), SIZES.len() as u64), "one of each");
     }
 
     #[test]
     fn little_keeps_a_buffer_only_while_not_much_is_lent() {
-        let few = freeze(filled(BUFFER_BYTES));
+        let few = freeze(filled(LARGEST));
         let little = part(&few, 0..10);
         assert_eq!(little.as_ptr(), few.as_ptr(), "by reference");
-        let many: Vec<_> =
-            (0..=PINNED_BYTES_FREE / BUFFER_BYTES).map(|_| freeze(filled(BUFFER_BYTES))).collect();
+        let many: Vec<_> = (0..=PINNED_BYTES_FREE / LARGEST).map(|_| freeze(filled(LARGEST))).collect();
         assert_ne!(part(&few, 0..10).as_ptr(), few.as_ptr(), "moved out");
-        assert_eq!(part(&few, 0..SMALL_BYTES).as_ptr(), few.as_ptr(), "enough of it");
+        assert_eq!(part(&few, 0..LARGEST / PINNED_FACTOR_MAX).as_ptr(), few.as_ptr(), "enough of it");
         // They may come back anywhere.
         assert!(std::thread::spawn(move || drop(many)).join().is_ok());
         assert_eq!(part(&few, 0..10).as_ptr(), few.as_ptr(), "by reference again");
@@ -191,14 +217,17 @@ mod tests {
 
     #[test]
     fn no_more_are_kept_than_allowed() {
-        let many: Vec<_> = (0..2 * SPARE_MAX).map(|_| freeze(filled(BUFFER_BYTES))).collect();
-        drop(many);
-        assert_eq!(spare(), SPARE_MAX);
+        for size in SIZES {
+            let before = spare();
+            let many: Vec<_> = (0..2 * size.spare_max).map(|_| freeze(vec![7; size.bytes])).collect();
+            drop(many);
+            assert_eq!(spare() - before, size.spare_max);
+        }
     }
 
     #[test]
     fn a_buffer_may_end_on_another_thread() {
-        let bytes = freeze(filled(BUFFER_BYTES));
+        let bytes = freeze(filled(LARGEST));
         let there = std::thread::spawn(move || {
             drop(bytes);
             spare()
