@@ -1,6 +1,7 @@
 //! The control plane: one thread for everything that may wait for something slow.
 //!
-//! Data cores ask through a [`ControlHandle`] and await the answer; they never block. Account look-ups, name look-ups
+//! Data cores ask through a [`ControlHandle`] and await the answer; they never block. They have the accounts of the config
+//! ([`Memory`]) and its shared secrets themselves. Account look-ups, name look-ups
 //! and connects to next hops have a queue each, so silent name servers cannot hold up an AUTH. In each queue the askers
 //! take turns (`turns`): users, or for an AUTH, which has no user yet, addresses. Slow answers for one asker hold up
 //! only its own requests.
@@ -39,7 +40,7 @@ mod together;
 mod turns;
 
 use accounts::{Accounts, AccountsSettings};
-pub use accounts::{AccountsReady, Answer, Secret, WhyUnavailable};
+pub use accounts::{AccountsReady, Answer, Memory, Secret, WhyUnavailable};
 #[cfg(feature = "sqlite")]
 pub use accounts::{User, UserFile, UserFileError};
 pub use dns::ResolveError;

@@ -10,9 +10,9 @@ use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
 use crate::config::{
-    CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays, WebSocket,
+    Backend, CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays, WebSocket,
 };
-use crate::control::SharedSecrets;
+use crate::control::{Memory, SharedSecrets};
 use crate::telemetry::Records;
 use msrp_relay_core::{Expires, MaxChunk, Settings, Transport};
 
@@ -27,6 +27,8 @@ pub(crate) struct CoreConfig {
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
     pub(crate) shared_secrets: SharedSecrets,
+    /// The accounts, if they are the config's own.
+    pub(crate) accounts: Option<Memory>,
     /// Where accounting records go.
     pub(crate) records: Records,
 }
@@ -37,6 +39,10 @@ impl CoreConfig {
         Arc::new(Self {
             relay: settings(&config, listens),
             shared_secrets: SharedSecrets::new(&config.auth.shared_secrets),
+            accounts: match &config.auth.backend {
+                Backend::Memory(users) => Some(Memory::new(users)),
+                _ => None,
+            },
             limits: config.limits,
             outbound: config.outbound,
             websocket: config.websocket,

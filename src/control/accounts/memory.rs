@@ -1,4 +1,5 @@
-//! The accounts in the config itself.
+//! The accounts in the config itself. A core has them with its config and finds one itself: the way to the control thread
+//! and back costs more than the look-up.
 //!
 //! Invariant: at most one account for a user and domain, as [`Config`](crate::config::Config) guarantees. User names
 //! are compared byte by byte, domains without case.
@@ -11,13 +12,15 @@ use crate::config::MemoryUser;
 
 /// All accounts, by domain and user.
 #[derive(Debug)]
-pub(in crate::control) struct Memory {
+pub struct Memory {
     domains: HashMap<String, HashMap<String, Secret>>,
     realms: Realms,
 }
 
 impl Memory {
-    pub(super) fn new(users: &[MemoryUser]) -> Self {
+    /// Of a config that says `auth.backend: memory`, its users.
+    #[must_use]
+    pub fn new(users: &[MemoryUser]) -> Self {
         let mut domains: HashMap<String, HashMap<String, Secret>> = HashMap::new();
         for MemoryUser { user, domain, secret } in users {
             domains.entry(domain.clone()).or_default().insert(user.clone(), Secret::from(secret));
@@ -26,7 +29,9 @@ impl Memory {
         Self { domains, realms }
     }
 
-    pub(super) fn look_up(&self, user: &str, realm: &str) -> Answer {
+    /// Found or unknown; the realm is compared without case.
+    #[must_use]
+    pub fn look_up(&self, user: &str, realm: &str) -> Answer {
         let realm = realm.to_ascii_lowercase();
         self.realms.tell(&realm);
         match self.domains.get(&realm).and_then(|users| users.get(user)) {

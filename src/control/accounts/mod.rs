@@ -41,7 +41,7 @@ use database::MysqlDriver;
 use database::PostgresDriver;
 pub use health::AccountsReady;
 use health::Health;
-use memory::Memory;
+pub use memory::Memory;
 #[cfg(feature = "sqlite")]
 use sqlite::Sqlite;
 #[cfg(feature = "sqlite")]
@@ -65,6 +65,7 @@ impl From<&Auth> for AccountsSettings {
 /// The storage of the accounts.
 #[derive(Debug)]
 enum Store {
+    /// For look-ups that were asked before a reload: the cores have these accounts themselves.
     Memory(Memory),
     #[cfg(feature = "sqlite")]
     Sqlite(Sqlite),

@@ -1,10 +1,12 @@
-//! What proves the user that an AUTH names: a shared secret, here and at once, or the control plane's accounts.
+//! What proves the user that an AUTH names: a shared secret or an account of the config, here and at once, or the control
+//! plane's accounts.
 
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use super::shared::Shared;
 use crate::control::{Answer, Objection, Secret, Verdict, WhyUnavailable};
+use crate::runtime::settings::CoreConfig;
 use crate::telemetry::{CredentialEnd, LookUpEnd};
 use msrp_proto::digest::Attempt;
 use msrp_relay_core::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
@@ -21,7 +23,13 @@ impl Shared {
             return self.feed([Input::LookedUp { ticket, answer }]);
         }
         let asked = Instant::now();
-        let found = engine::from_outside(self.control.look_up(who, attempt.clone())).await;
+        let at_hand = |config: &CoreConfig| {
+            config.accounts.as_ref().map(|accounts| accounts.look_up(attempt.user(), attempt.realm()))
+        };
+        let found = match at_hand(&self.config()) {
+            Some(answer) => answer,
+            None => engine::from_outside(self.control.look_up(who, attempt.clone())).await,
+        };
         self.counters.looked_up(end_of(&found), asked.elapsed());
         let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
         let answer = match found {
