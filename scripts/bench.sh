@@ -10,15 +10,18 @@ Usage: bench.sh [--quick] [--with-proxies] [--against HOST:PORT ...] [options]
 
 Starts the relay on one CPU with a throw-away certificate, a free port and a user of its own, puts load on it from another
 CPU with `msrp bench`, and prints a table of targets and results: medians over several rounds, with minimum and maximum.
-Every round measures every case once, so that what disturbs the machine disturbs all alike: the ratios are what counts.
+Every round measures every case once, so that what disturbs the machine disturbs all alike: the ratios are what counts,
+and the targets are ratios. How fast this machine is at AES-128-GCM is told above the table.
 TLS 1.3 with AES-128-GCM, X25519 and ECDSA P-256 on all sides; figures are CPU time, user and system, of the relay.
 
   --quick                  2 minutes instead of 15, with a fifth of the volume: a glance, no more
   --minutes N              begin no round that would end after so many minutes; default 15
   --rounds N               at most so many rounds; default 7
-  --only LIST              only these cases: rows of the table by their ids, such as giant-one,auth
-  --with-proxies           install haproxy and nginx with apt-get if they are not there (as root), and measure them
-                           as byte proxies, TLS to TLS, on the cases that are compared with them
+  --only LIST              only these cases: rows of the table by their ids, such as giant-one,auth. A ratio to another row
+                           needs that one, too: chunks-10k-no,giant-one. page-faults is told of all that move files
+  --with-proxies           install haproxy, nginx, Kamailio and strace with apt-get if they are not there (as root). haproxy
+                           and nginx are measured as byte proxies, TLS to TLS, Kamailio as an MSRP relay, on the cases that
+                           are compared with them and that they can do. Without Kamailio the run goes on
   --record-layer WHICH     rustls or direct: the relay's tls.record_layer; default: what the relay does by itself
   --relay FILE             another build of the relay, instead of target/release/msrprelay
   --baseline FILE          a build of the relay to compare with: measured on the same cases, in a table of its own
@@ -75,6 +78,10 @@ for cpu in "$relay_cpu" "$load_cpu"; do
     taskset -c "$cpu" true 2> /dev/null || fail "CPU $cpu may not be used here; see --relay-cpu and --load-cpu"
 done
 
+rows=$(sed -n 's/^    row("\([a-z0-9-]*\)".*/\1/p' "$root/scripts/bench/report.awk")
+for row in ${only//,/ }; do
+    grep -qxF -- "$row" <<< "$rows" || wrong "--only $row: no such row; there are ${rows//$'\n'/, }"
+done
 [ -z "$relay" ] || relay=$(realpath "$relay")
 [ -z "$baseline" ] || baseline=$(realpath "$baseline")
 cd "$root"
@@ -82,6 +89,12 @@ cd "$root"
 . scripts/bench/subjects.sh
 # shellcheck source-path=SCRIPTDIR source=bench/cases.sh
 . scripts/bench/cases.sh
+# shellcheck source-path=SCRIPTDIR source=bench/calls.sh
+. scripts/bench/calls.sh
+# shellcheck source-path=SCRIPTDIR source=bench/kamailio.sh
+. scripts/bench/kamailio.sh
+# shellcheck source-path=SCRIPTDIR source=lib/kamailio.sh
+. scripts/lib/kamailio.sh
 find_programs
 out=${out:-${bin%/release}/bench}
 relay=${relay:-$bin/msrprelay}
@@ -94,8 +107,8 @@ ulimit -n "$(ulimit -Hn)"
 
 make_scratch bench
 
-giant=$((2 * 1000 * 1000 * 1000)) messages=20000 connections=4000 beside=3s idle=10000
-[ "$quick" = no ] || giant=$((400 * 1000 * 1000)) messages=5000 connections=1000 beside=1s
+giant=$((2 * 1000 * 1000 * 1000)) messages=20000 connections=4000 beside=3s idle=10000 rest=10
+[ "$quick" = no ] || giant=$((400 * 1000 * 1000)) messages=5000 connections=1000 beside=1s rest=4
 limit=$(ulimit -n)
 if [ "$limit" != unlimited ] && [ "$limit" -lt 10200 ]; then
     idle=$((limit - 200))
@@ -106,10 +119,11 @@ password=$(openssl rand -hex 12)
 (umask 077; echo "$password" > "$scratch/password")
 make_certificate localhost --san 127.0.0.1
 csv=$out/results.csv
-echo "round,row,subject,value,bench_cpu_seconds,relay_cpu_seconds,seconds,megabytes_per_second,relay_page_faults" > "$csv"
+echo "round,row,subject,value,bench_cpu_seconds,relay_cpu_seconds,seconds,megabytes_per_second,relay_page_faults,bytes" > "$csv"
 broken=no round=0 relays=relay
 count_allocations
-[ "$with_proxies" = no ] || { install_proxies; start_proxies; }
+choose_counters
+[ "$with_proxies" = no ] || { install_proxies; start_proxies; add_kamailio; }
 start_relay relay "$relay" "$relay_cpu" "$record_layer"
 [ -z "$baseline" ] || { relays="$relays baseline"; start_relay baseline "$baseline" "$relay_cpu" "$baseline_record_layer"; }
 [ -z "$against" ] || relays="$relays against"
@@ -129,10 +143,11 @@ done
 
 {
     echo "$(nproc) CPUs: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1); Linux $(uname -r); $("$relay" --version)"
-    [ "$with_proxies" = no ] || echo "$(haproxy -v | head -n 1); $(nginx -v 2>&1)"
+    machines_aes
+    [ "$with_proxies" = no ] || echo "$(haproxy -v | head -n 1); $(nginx -v 2>&1)${process_of[kamailio]:+; $(kamailio -v | head -n 1)}"
     echo "Rounds: $((round - 1)); relay on CPU $relay_cpu, load on CPU $load_cpu${record_layer:+; record layer: $record_layer}${baseline:+; baseline: ${baseline##*/} $baseline_record_layer}; realtime: $realtime"
     echo
-    awk -f scripts/bench/report.awk -v chart="$out/chart.svg" "$csv"
+    awk -f scripts/bench/report.awk -v chart="$out/chart.svg" -v vaes="$(has_vaes && echo yes || echo no)" -v counter="${counters[0]:-}" "$csv"
     if [ "$(nproc)" = 2 ]; then
         echo
         echo "Two CPUs: in the cases two-cores and split the load shares them with the relay."
