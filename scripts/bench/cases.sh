@@ -21,7 +21,7 @@ field() { # KEY [KEY-WITHIN]
 
 record() { # ROW SUBJECT VALUE
     [ -n "$3" ] || return 0
-    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults),$(field bytes)" >> "$csv"
+    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults),$(field relay_page_faults_per_GB_in_second_half)" >> "$csv"
 }
 
 wanted() { # ROW
@@ -97,7 +97,7 @@ halves() { # ROW SUBJECT NAME NAME
     after=$(nanoseconds "${processes[@]}") faults=$(($(page_faults "${processes[@]}") - faults))
     [ "$status" = 0 ] || { echo "bench.sh: $row: $(cat "$scratch/errors")" >&2; broken=yes; return; }
     bytes=$((giant * 2))
-    result="{\"relay_page_faults\":$faults,\"bytes\":$bytes}"
+    result="{\"relay_page_faults\":$faults,\"relay_page_faults_per_GB_in_second_half\":$((faults * 1000000000 / bytes))}"
     record "$row" "$subject" "$(awk -v ns=$((after - before)) -v bytes=$bytes 'BEGIN { printf "%.4f", ns / bytes }')"
 }
 

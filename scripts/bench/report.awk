@@ -59,8 +59,7 @@ NR > 1 {
     values[$2, $3, seen[$2, $3]] = $4
     by_round[$2, $3, $1] = $4
     rates[$2, $3, seen[$2, $3]] = $8
-    # In the first round buffers grow to what the load needs. Where it is the only one, it has to do.
-    if ($10 > 0 && $9 != "") { faults[$2, $3, $1] = $9 / ($10 / 1e9); moving[$2] = 1 }
+    if ($10 != "") { faults[$2, $3, $1] = $10; moving[$2] = 1 }
     # How much of its core the load took: near 1, it is the bottleneck.
     if ($7 > 0 && $5 / $7 > busiest[$2]) busiest[$2] = $5 / $7
     if (!($3 in known)) { known[$3] = 1; subjects[++subject_count] = $3 }
@@ -105,10 +104,10 @@ function ratio(id, subject,    reference, other, r, n) {
     return n ? median(list, n) : ""
 }
 
-# Of a row in steady state: the median from the second round on.
+# Of a row in steady state, the second half of what it moves.
 function faults_of(id, subject,    r, n) {
     n = 0
-    for (r = rounds > 1 ? 2 : 1; r <= rounds; r++) if ((id, subject, r) in faults) list[++n] = faults[id, subject, r]
+    for (r = 1; r <= rounds; r++) if ((id, subject, r) in faults) list[++n] = faults[id, subject, r]
     return n ? median(list, n) : ""
 }
 
@@ -161,7 +160,7 @@ END {
         printf layout, id, target, cell(id, "relay") " " units[id], against, (times == "" ? "" : sprintf("%.2f", times)), verdict, \
             texts[id] (notes[id] == "" ? "" : " (" notes[id] ")") busy
     }
-    if (each != "") printf "\nPage faults for each GB%s: %s\n", (rounds > 1 ? ", from the second round on" : ""), each
+    if (each != "") printf "\nPage faults for each GB, in the second half of what a row moves (of two-cores in all): %s\n", each
     others()
     if (chart != "") draw()
 }
