@@ -33,7 +33,7 @@ TLS 1.3 with AES-128-GCM, X25519 and ECDSA P-256 on all sides; figures are CPU t
                            hundredth of its CPUs meanwhile (needs root). For comparisons with servers of several processes
   --realtime               everything that is measured runs at real-time priority: other work waits meanwhile (needs root).
                            The best for latencies; but processes do not preempt each other then, which saves Kamailio a
-                           third of its CPU time for one message at a time
+                           quarter of its CPU time for one message at a time
   --out DIR                results.csv, table.txt and chart.svg; default target/bench
   --no-build               take the binaries that are in target/release, and do not count allocations
   -h, --help               this text
@@ -43,6 +43,7 @@ Another relay, which must be running already:
   --against-user USER@DOMAIN     with --against-password-file FILE
   --against-ca FILE              its certificate; default: any is accepted
   --against-auth-uri URI         the To-Path of AUTH, if it is not the relay's own address
+  --against-digest-uri           puts a `uri` into the credentials, as Kamailio wants it
   --against-pid PID[,PID]        its processes on this machine: without them there is no CPU time
 
 Exit status: 0 if everything could be measured, whatever the figures; 1 if not; 2 for wrong usage; 130 if interrupted.
@@ -51,8 +52,8 @@ USAGE
 
 minutes='' rounds='' quick=no only='' with_proxies=no record_layer='' relay='' baseline='' baseline_record_layer='' relay_cpu=0 load_cpu=1
 nice=no realtime=no out='' build=yes
-against='' against_user='' against_password_file='' against_ca='' against_auth_uri='' against_pid=''
-options "--quick --with-proxies --nice --realtime --no-build" \
+against='' against_user='' against_password_file='' against_ca='' against_auth_uri='' against_digest_uri=no against_pid=''
+options "--quick --with-proxies --nice --realtime --no-build --against-digest-uri" \
     "--minutes --rounds --only --record-layer --relay --baseline --baseline-record-layer --relay-cpu --load-cpu --out
     --against --against-user --against-password-file --against-ca --against-auth-uri --against-pid" "$@"
 if [ "$quick" = yes ]; then

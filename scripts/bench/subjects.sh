@@ -143,6 +143,7 @@ reach() { # SUBJECT
             reach+=(--relay "$against" --user "$against_user" --password-file "$against_password_file")
             if [ -n "$against_ca" ]; then reach+=(--ca "$against_ca"); else reach+=(--insecure); fi
             [ -z "$against_auth_uri" ] || reach+=(--auth-uri "$against_auth_uri")
+            [ "$against_digest_uri" = no ] || reach+=(--digest-uri)
             local one
             for one in ${against_pid//,/ }; do reach+=(--relay-pid "$one"); done
             ;;
