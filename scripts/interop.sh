@@ -33,6 +33,8 @@ bytes=$(bytes_of --size "$size")
 [ -z "$bin" ] || bin=$(directory_of --bin "$bin")
 # shellcheck source-path=SCRIPTDIR source=interop/kamailio.sh
 . "$root/scripts/interop/kamailio.sh"
+# shellcheck source-path=SCRIPTDIR source=lib/kamailio.sh
+. "$root/scripts/lib/kamailio.sh"
 
 # What Kamailio takes: 4096 bytes of head and 10240 of body in its own buffers, but altogether 11238 for the script that
 # looks at each frame. Ten KiB leave the head of two relays room enough.
@@ -42,13 +44,12 @@ far=127.0.0.9 near=127.0.0.1 # the latter is what localhost resolves to
 need openssl openssl
 need coreutils timeout sha256sum numfmt head mktemp
 # dnsmasq tells this relay where kam.example.net is.
-mapfile -t missing < <(uninstalled kamailio kamailio-tls-modules dnsmasq-base)
+mapfile -t missing < <(uninstalled "${kamailio_packages[@]}" dnsmasq-base)
 if [ ${#missing[@]} != 0 ]; then
     [ "$install" = yes ] || fail "not installed, and --no-install says to leave it at that: ${missing[*]}"
     install_packages "${missing[@]}" || exit 1
 fi
-modules=$(dpkg-query -L kamailio | grep '/msrp\.so$') || fail "the package kamailio has no msrp.so"
-modules=$(dirname "$modules")
+find_kamailio || exit 1
 kamailio -v | head -n 1
 
 find_programs

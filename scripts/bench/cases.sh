@@ -21,7 +21,7 @@ field() { # KEY [KEY-WITHIN]
 
 record() { # ROW SUBJECT VALUE
     [ -n "$3" ] || return 0
-    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults)" >> "$csv"
+    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults),$(field relay_page_faults_per_GB_in_second_half)" >> "$csv"
 }
 
 wanted() { # ROW
@@ -52,9 +52,10 @@ file_case() { # ROW "SUBJECTS" ARGUMENT...
 }
 
 message_case() { # ROW VALUE ARGUMENT...
-    local row=$1 value=$2 subject subjects=$relays
+    local row=$1 value=$2 subject subjects
     shift 2
     wanted "$row" || return 0
+    subjects=$(relays_for "$row")
     [[ $row != *-web ]] || subjects=$(by_web)
     for subject in $subjects; do
         bench "$subject" messages --cpu "$load_cpu" "$@" || { broken=yes; continue; }
@@ -63,10 +64,16 @@ message_case() { # ROW VALUE ARGUMENT...
             latency)
                 record "$row-p50" "$subject" "$(field delivered_us p50)"
                 record "$row-p99" "$subject" "$(field delivered_us p99)"
+                record "$row-cpu" "$subject" "$(field relay_cpu_us_per_message)"
                 ;;
             p99) record "$row" "$subject" "$(field delivered_us p99)" ;;
         esac
     done
+}
+
+page_faults() { # PID...
+    local one
+    for one; do sed 's/.*) //' "/proc/$one/stat"; done | awk '{ sum += $8 } END { printf "%.0f", sum }'
 }
 
 nanoseconds() { # PID...
@@ -76,9 +83,9 @@ nanoseconds() { # PID...
 
 # The same load on both halves, each from a process of its own; CPU seconds per GB of all relays together.
 halves() { # ROW SUBJECT NAME NAME
-    local row=$1 subject=$2 name before after bytes reach processes=("${process_of[$3]}") load=() status=0 part
+    local row=$1 subject=$2 name before after faults bytes reach processes=("${process_of[$3]}") load=() status=0 part
     [ "$3" = "$4" ] || processes+=("${process_of[$4]}")
-    before=$(nanoseconds "${processes[@]}")
+    before=$(nanoseconds "${processes[@]}") faults=$(page_faults "${processes[@]}")
     for name in "$3" "$4"; do
         reach "$name"
         "${launch[@]}" "$bin/msrp" bench file --topology both --sessions 4 --size $((giant / 4)) "${reach[@]}" \
@@ -87,10 +94,10 @@ halves() { # ROW SUBJECT NAME NAME
         load+=("$pid")
     done
     for part in "${load[@]}"; do ended "$part" || status=$?; done
-    after=$(nanoseconds "${processes[@]}")
+    after=$(nanoseconds "${processes[@]}") faults=$(($(page_faults "${processes[@]}") - faults))
     [ "$status" = 0 ] || { echo "bench.sh: $row: $(cat "$scratch/errors")" >&2; broken=yes; return; }
     bytes=$((giant * 2))
-    result=''
+    result="{\"relay_page_faults\":$faults,\"relay_page_faults_per_GB_in_second_half\":$((faults * 1000000000 / bytes))}"
     record "$row" "$subject" "$(awk -v ns=$((after - before)) -v bytes=$bytes 'BEGIN { printf "%.4f", ns / bytes }')"
 }
 
@@ -126,12 +133,12 @@ one_round() {
     file_case giant-both "$relays" --size "$giant" --topology both
     file_case sessions-16 "$all" --sessions 16 --size $((giant / 16))
     file_case sessions-200 "$all" --sessions 200 --size $((giant / 200))
-    file_case chunks-10k-no "$relays" --size $((giant / 2)) --chunk-size 10000 --failure-report no
-    file_case chunks-10k-yes "$relays" --size $((giant / 2)) --chunk-size 10000 --failure-report yes
-    file_case chunks-2k-yes "$relays" --size $((giant / 8)) --chunk-size 2000 --failure-report yes
+    file_case chunks-10k-no "$(relays_for chunks-10k-no)" --size $((giant / 2)) --chunk-size 10000 --failure-report no
+    file_case chunks-10k-yes "$(relays_for chunks-10k-yes)" --size $((giant / 2)) --chunk-size 10000 --failure-report yes
+    file_case chunks-2k-yes "$(relays_for chunks-2k-yes)" --size $((giant / 8)) --chunk-size 2000 --failure-report yes
     message_case messages-16 cpu --window 16 --count $((messages * 4))
     message_case messages-8x8 cpu --sessions 8 --window 8 --count "$messages"
-    if wanted alone-p50 || wanted alone-p99; then
+    if wanted alone-p50 || wanted alone-p99 || wanted alone-cpu; then
         only='' message_case alone latency --window 1 --count "$messages"
     fi
     file_case giant-web "$(by_web)" --size "$giant" --topology both
@@ -141,7 +148,7 @@ one_round() {
     message_case messages-web cpu --window 16 --count $((messages * 4)) --topology both
     message_case beside-file p99 --window 1 --duration "$beside" --with-files 1
     local subject
-    for subject in $relays; do
+    for subject in $(relays_for auth); do
         if wanted auth; then
             if bench "$subject" auth --cpu "$load_cpu" --count "$connections"; then
                 record auth "$subject" "$(field relay_cpu_us_each)"
@@ -157,6 +164,11 @@ one_round() {
             # A relay that cannot be started afresh would show nothing the second time.
             [ "$subject$round" = against2 ] || idle_case idle "$subject"
         done
+    fi
+    # How many calls it makes does not change from round to round.
+    if [ "$round" = 1 ]; then
+        calls_case relay "$relay" "$record_layer"
+        [ -z "$baseline" ] || calls_case baseline "$baseline" "$baseline_record_layer"
     fi
     if wanted idle-web && [ "$round" -le 2 ]; then
         for subject in $(by_web); do idle_case idle-web "$subject"; done

@@ -4,6 +4,19 @@
 # By the name of a subject: the process that is measured, where it listens, and where for WebSocket, if it does.
 declare -A process_of=() address=() web_of=()
 
+has_vaes() {
+    grep -qw vaes /proc/cpuinfo
+}
+
+# How fast the relay's CPU is at what TLS spends its bytes on.
+machines_aes() {
+    local speed
+    speed=$(taskset -c "$relay_cpu" "${launch[@]}" openssl speed -evp aes-128-gcm -seconds 1 -bytes 16384 2> /dev/null |
+        sed -n 's/^AES-128-GCM  *\([0-9.]*\)k$/\1/p')
+    echo "AES-128-GCM of openssl on CPU $relay_cpu: $(awk -v speed="$speed" 'BEGIN { printf "%.1f", speed / 1e6 }') GB/s; \
+flags: $({ grep -owE 'aes|vaes|vpclmulqdq|pmull' /proc/cpuinfo || true; } | sort -u | paste -sd ' ')"
+}
+
 install_proxies() {
     if command -v haproxy > /dev/null && command -v nginx > /dev/null; then
         [ -z "$(stream_module)" ] && ! nginx -V 2>&1 | grep -q -- '--with-stream ' || return 0
@@ -130,8 +143,16 @@ reach() { # SUBJECT
             reach+=(--relay "$against" --user "$against_user" --password-file "$against_password_file")
             if [ -n "$against_ca" ]; then reach+=(--ca "$against_ca"); else reach+=(--insecure); fi
             [ -z "$against_auth_uri" ] || reach+=(--auth-uri "$against_auth_uri")
+            [ "$against_digest_uri" = no ] || reach+=(--digest-uri)
             local one
             for one in ${against_pid//,/ }; do reach+=(--relay-pid "$one"); done
+            ;;
+        kamailio)
+            # Its digest authentication is that of SIP.
+            reach+=(--relay "${address[$1]}" --user bench@example.com --password-file "$scratch/password"
+                --ca "$scratch/localhost.crt" --digest-uri)
+            local one
+            for one in $(family "${process_of[$1]}"); do reach+=(--relay-pid "$one"); done
             ;;
         *-web)
             reach+=(--relay "${web_of[${1%-web}]}" --user bench@example.com --password-file "$scratch/password"

@@ -57,6 +57,7 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
             let result = measured(&relay, &arguments);
             assert_eq!(result["bytes"], 6 << 20, "{result}");
             assert_eq!(result["tls"], agreed, "{result}");
+            assert!(result["relay_page_faults_per_GB_in_second_half"].is_number(), "{result}");
         }
         for reports in ["yes", "no"] {
             let chunks = ["file", "--size", "1000000", "--chunk-size", "10000", "--failure-report", reports];

@@ -15,7 +15,7 @@ use super::endpoint::{Endpoint, Frame};
 use super::ledger::words;
 use super::transport::within;
 use super::{ClientError, Stage, random_token};
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1, NonceUse};
 use msrp_proto::head::Kind;
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
@@ -52,6 +52,16 @@ pub struct AuthOptions {
     pub digest_uri: bool,
     /// How long each answer may take.
     pub limit: Duration,
+}
+
+impl AuthOptions {
+    /// The value of the header Authorization.
+    pub fn credentials(&self, authorization: &Authorization<'_>) -> String {
+        match self.digest_uri {
+            true => format!("{authorization}, uri=\"{}\"", self.uri),
+            false => authorization.to_string(),
+        }
+    }
 }
 
 /// What the relay granted.
@@ -137,10 +147,7 @@ impl Attempt<'_> {
             let authorization =
                 challenge.answer(&self.credentials.user, &ha1, uri, NonceUse { nc: 1, cnonce: &cnonce });
             let answered = Instant::now();
-            let mut credentials = authorization.to_string();
-            if self.options.digest_uri {
-                credentials.push_str(&format!(", uri=\"{}\"", self.options.uri));
-            }
+            let credentials = self.options.credentials(&authorization);
             let next = self.exchange(endpoint, Some(credentials)).await?;
             if next.is(Status::OK) {
                 let proved = next.check_proof(authorization.rspauth(&ha1, uri).as_str())?;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use futures_lite::future::try_zip;
 use serde_json::json;
 
 use super::line::Line;
@@ -75,13 +76,47 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     };
     let mut tasks = Tasks::default();
     spawn(&mut tasks, pairs, &plan, &scene, &tally);
-    watch(tasks.join(), || tally.bytes.get(), |bytes| progress.update(bytes)).await?;
+    let half_bytes = plan.until.amount.unwrap_or_default() * sessions / 2;
+    tally.half_bytes.set(half_bytes);
+    let first_half = async {
+        if half_bytes == 0 {
+            return Ok(None);
+        }
+        tally.half_passed.notified().await;
+        Ok(Some(FirstHalf { faults: measure.faults(), bytes: tally.bytes.get() }))
+    };
+    let work = async { Ok(try_zip(first_half, tasks.join()).await?.0) };
+    let first_half = watch(work, || tally.bytes.get(), |bytes| progress.update(bytes)).await?;
+    let faults = measure.faults();
     let measured = measure.end();
     progress.finish(tally.bytes.get());
     conclude(arguments, &tally, &measured, report);
+    if let Some(first_half) = first_half {
+        first_half.tell_of_second(faults, tally.bytes.get(), report);
+    }
     report.json["tls"] = json!(agreed.map(|details| details.to_string()));
     tasks.close().await;
     Ok(())
+}
+
+/// What there was when half of the bytes had arrived. By then buffers have grown to what the load needs: page faults from
+/// there on are those of memory that was given back.
+struct FirstHalf {
+    faults: Option<u64>,
+    bytes: u64,
+}
+
+impl FirstHalf {
+    fn tell_of_second(&self, faults: Option<u64>, bytes: u64, report: &mut Report) {
+        let gigabytes = (bytes - self.bytes) as f64 / 1e9;
+        if let (Some(faults), Some(before)) = (faults, self.faults)
+            && gigabytes > 0.0
+        {
+            let each = (faults - before) as f64 / gigabytes;
+            report.lines.push(format!("page faults in the second half: {each:.0} per GB"));
+            report.json["relay_page_faults_per_GB_in_second_half"] = json!(each);
+        }
+    }
 }
 
 /// Starts all pairs.

@@ -59,9 +59,9 @@ pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Grant
     let (user, uri) = (&login.credentials.user, &login.options.uri);
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, &login.credentials.password);
     let cnonce = random_token(16);
-    let authorization =
-        challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce }).to_string();
-    let granted = ask(line, login, &own_uri, Some(&authorization)).await?;
+    let authorization = challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce });
+    let credentials = login.options.credentials(&authorization);
+    let granted = ask(line, login, &own_uri, Some(&credentials)).await?;
     if granted.status != Status::OK || granted.use_path.is_empty() {
         return Err(refused(&granted, ""));
     }

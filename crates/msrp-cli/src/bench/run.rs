@@ -94,6 +94,11 @@ impl Measure {
         })
     }
 
+    /// Page faults of the relay since it was started.
+    pub(crate) fn faults(&self) -> Option<u64> {
+        self.relay.page_faults()
+    }
+
     pub(crate) fn end(self) -> Measured {
         let spent = |before: Option<Duration>, after: Option<Duration>| after?.checked_sub(before?);
         Measured {

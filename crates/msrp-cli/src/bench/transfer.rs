@@ -12,6 +12,7 @@ use msrp_proto::head::{ByteRange, FailureReport, Head, Kind, Method};
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 use msrp_proto::write::{FrameWriter, write_end_line};
+use tokio::sync::Notify;
 
 use super::content::Content;
 use super::line::{FLUSH_BYTES, Outlet, Party};
@@ -32,6 +33,21 @@ pub(crate) struct Tally {
     pub(crate) count: Cell<u64>,
     /// Answers that have come.
     pub(crate) answers: Cell<u64>,
+    /// After so many bytes the load is in its second half; zero: that is not asked.
+    pub(crate) half_bytes: Cell<u64>,
+    /// Tells once that it is.
+    pub(crate) half_passed: Notify,
+}
+
+impl Tally {
+    /// Bytes of bodies have arrived.
+    fn arrived(&self, bytes: u64) {
+        let before = self.bytes.get();
+        self.bytes.set(before + bytes);
+        if before < self.half_bytes.get() && before + bytes >= self.half_bytes.get() {
+            self.half_passed.notify_one();
+        }
+    }
 }
 
 pub(crate) fn add(cell: &Cell<u64>, more: u64) {
@@ -330,7 +346,7 @@ impl Party for FileReceiver {
             return Err(wrong(format!("bytes {from} to {to} are not those that were sent")));
         }
         self.received += bytes.len() as u64;
-        add(&self.tally.bytes, bytes.len() as u64);
+        self.tally.arrived(bytes.len() as u64);
         Ok(())
     }
 
