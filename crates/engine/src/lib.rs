@@ -115,10 +115,10 @@ impl Engine {
             // Without a descriptor for it, only knocks end turns.
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
-            looks.begin();
-            let looking = spawn_last(looks.go_on());
+            let begun = looks.begin();
+            let looking = spawn_last(Looks::go_on(Rc::downgrade(&looks)));
             let output = future.await;
-            Looks::end();
+            drop(begun);
             if let Some(looking) = looking {
                 looking.cancel().await;
             }

@@ -18,13 +18,14 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_lite::AsyncRead;
 use glommio::net::TcpStream;
+use glommio::timer::Timer;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -55,7 +56,23 @@ pub(crate) struct Looks {
     events: RefCell<Vec<epoll::Event>>,
     /// The task that looks waits in the engine.
     is_asleep: Cell<bool>,
+    wait: RefCell<Option<Wait>>,
     mailbox: Arc<Mailbox>,
+}
+
+/// What the engine sleeps for.
+enum Wait {
+    Engine(TcpStream),
+    Timer(Timer),
+}
+
+/// Ends it also where the future of the executor panics.
+pub(crate) struct Begun;
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        LOOKS.set(None);
+    }
 }
 
 impl fmt::Debug for Looks {
@@ -88,17 +105,21 @@ impl Looks {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, mailbox.bell(), epoll::EventData::new_u64(MAIL), flags)?;
         let events = RefCell::new(Vec::with_capacity(EVENTS_MAX));
-        Ok(Self { epoll, spots: RefCell::default(), events, is_asleep: Cell::new(false), mailbox })
+        Ok(Self {
+            epoll,
+            spots: RefCell::default(),
+            events,
+            is_asleep: Cell::new(false),
+            wait: RefCell::default(),
+            mailbox,
+        })
     }
 
-    /// From here on these are the sockets of the executor of this thread.
-    pub(crate) fn begin(self: &Rc<Self>) {
+    /// These are the sockets of the executor of this thread, until what this returns is dropped. From then on no socket is
+    /// made on this thread, and no task waits for another thread through the mailbox.
+    pub(crate) fn begin(self: &Rc<Self>) -> Begun {
         LOOKS.set(Some(Rc::clone(self)));
-    }
-
-    /// No socket is made on this thread from here on, and no task waits for another thread through the mailbox.
-    pub(crate) fn end() {
-        LOOKS.set(None);
+        Begun
     }
 
     /// Those of the executor of this thread, if it runs.
@@ -111,16 +132,27 @@ impl Looks {
         LOOKS.with_borrow(|looks| looks.as_ref().map(|looks| Arc::clone(&looks.mailbox)))
     }
 
-    /// The task that looks and waits. It does not end.
-    pub(crate) async fn go_on(self: Rc<Self>) {
+    /// The task that looks and waits, until these are the sockets of no executor any more. It keeps none of what is here
+    /// while it waits: an executor that dies of a panic does not drop all its tasks.
+    pub(crate) async fn go_on(this: Weak<Self>) {
         loop {
             let began = Instant::now();
-            self.is_asleep.set(true);
-            self.wait_in_engine().await;
-            self.is_asleep.set(false);
+            let Some(looks) = this.upgrade() else { return };
+            looks.fall_asleep();
+            drop(looks);
+            let slept = poll_fn(|cx| match this.upgrade() {
+                Some(looks) => looks.poll_engine(cx).map(Some),
+                None => Poll::Ready(None),
+            });
+            if slept.await.is_none() {
+                return;
+            }
             let had_turn = Instant::now();
             let mut is_dense = had_turn - began < WAIT;
-            self.look(&NO_TIME);
+            this.upgrade().inspect(|looks| {
+                looks.is_asleep.set(false);
+                looks.look(&NO_TIME);
+            });
             while is_dense {
                 // All that is due runs: this queue has the least share, and the others run until they have no more. Twice:
                 // one that the engine has just woken comes a little after the one that was there.
@@ -129,8 +161,9 @@ impl Looks {
                 if turn::is_look_wanted() || had_turn.elapsed() >= STRETCH {
                     break;
                 }
-                let is_empty = self.mailbox.may_sleep();
-                is_dense = self.look(if is_empty { &WAIT_TIME } else { &NO_TIME });
+                let Some(looks) = this.upgrade() else { return };
+                let is_empty = looks.mailbox.may_sleep();
+                is_dense = looks.look(if is_empty { &WAIT_TIME } else { &NO_TIME });
             }
         }
     }
@@ -153,20 +186,36 @@ impl Looks {
         has_woken
     }
 
-    /// Lets the engine sleep until there is something to look at.
-    async fn wait_in_engine(&self) {
+    /// The engine is about to sleep until there is something to look at.
+    fn fall_asleep(&self) {
+        self.is_asleep.set(true);
         if !self.mailbox.may_sleep() {
             // The engine has its turn all the same.
             self.mailbox.ring();
         }
-        // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
-        let Ok(epoll) = self.epoll.try_clone() else {
-            // No descriptor is left. What other threads leave is found a little later then.
-            return glommio::timer::sleep(WAIT).await;
+    }
+
+    /// Lets the engine sleep until there is something to look at.
+    fn poll_engine(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wait = self.wait.borrow_mut();
+        if wait.is_none() {
+            // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
+            *wait = Some(match self.epoll.try_clone() {
+                Ok(epoll) => Wait::Engine(TcpStream::from(socket2::Socket::from(epoll))),
+                // No descriptor is left. What other threads leave is found a little later then.
+                Err(_) => Wait::Timer(Timer::new(WAIT)),
+            });
+        }
+        let over = match &mut *wait {
+            // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
+            Some(Wait::Engine(stream)) => Pin::new(stream).poll_read(cx, &mut [0]).map(drop),
+            Some(Wait::Timer(timer)) => Pin::new(timer).poll(cx).map(drop),
+            None => Poll::Ready(()),
         };
-        let mut stream = TcpStream::from(socket2::Socket::from(epoll));
-        // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
-        let _ = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut [0])).await;
+        if over.is_ready() {
+            *wait = None;
+        }
+        over
     }
 }
 
