@@ -71,7 +71,9 @@ pub(crate) struct Begun;
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        LOOKS.set(None);
+        if let Some(looks) = LOOKS.take() {
+            looks.mailbox.close();
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! mailbox, with a ring if the executor sleeps. The task's own waker never leaves its thread.
 //!
 //! Invariants: an executor that sleeps is rung for what is left in its mailbox, once; one that is about to sleep looks into
-//! its mailbox first, under the lock under which others leave something there.
+//! its mailbox first, under the lock under which others leave something there; nothing is left for one that has ended.
 //! Must not know: what a task waits for.
 
 use std::cell::RefCell;
@@ -47,6 +47,8 @@ struct Left {
     callers: Vec<Arc<Caller>>,
     /// The executor sleeps, or is about to: it must be rung for.
     is_asleep: bool,
+    /// There is no executor any more.
+    is_closed: bool,
 }
 
 impl Mailbox {
@@ -87,9 +89,19 @@ impl Mailbox {
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
+    /// The executor has ended. What is left here would keep the mailbox, and that would keep what is left.
+    pub(crate) fn close(&self) {
+        let mut left = lock(&self.left);
+        left.is_closed = true;
+        left.callers.clear();
+    }
+
     fn leave(&self, caller: Arc<Caller>) {
         let must_ring = {
             let mut left = lock(&self.left);
+            if left.is_closed {
+                return;
+            }
             left.callers.push(caller);
             mem::replace(&mut left.is_asleep, false)
         };
@@ -294,6 +306,22 @@ mod tests {
         one.wake_by_ref();
         assert_eq!((rings(), mailbox.collect(), mailbox.collect()), (0, true, false));
         assert!(mailbox.may_sleep());
+    }
+
+    #[test]
+    fn what_is_left_for_an_executor_that_has_ended_keeps_nothing() {
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let waiting = Arc::downgrade(&mailbox);
+        let caller = |number| {
+            let mailbox = Arc::clone(&mailbox);
+            Waker::from(Arc::new(Caller { mailbox, number, has_called: AtomicBool::new(false) }))
+        };
+        let (before, after) = (caller(1), caller(2));
+        before.wake();
+        mailbox.close();
+        drop(mailbox);
+        after.wake();
+        assert!(waiting.upgrade().is_none());
     }
 
     #[test]
