@@ -116,7 +116,7 @@ impl Engine {
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
             looks.begin();
-            let looking = spawn_last(looks.go_on());
+            let looking = spawn_last(looks.go_on(watched.answers()));
             let output = future.await;
             Looks::end();
             if let Some(looking) = looking {
