@@ -116,7 +116,7 @@ impl Engine {
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
             let begun = looks.begin();
-            let looking = spawn_last(Looks::go_on(Rc::downgrade(&looks)));
+            let looking = spawn_last(Looks::go_on(Rc::downgrade(&looks), watched.answers()));
             let output = future.await;
             drop(begun);
             if let Some(looking) = looking {

@@ -32,14 +32,16 @@ use rustix::io::Errno;
 
 use crate::outside::Mailbox;
 use crate::turn;
+use crate::watch::Answers;
 
 /// How long the executor waits here for the next event before the engine sleeps. The answer to what was just sent comes
 /// within this, or is rare enough for a turn of its own.
 const WAIT: Duration = Duration::from_millis(1);
 const WAIT_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-/// How long the engine goes without a turn: what only the engine looks at waits for so long, and for a [`WAIT`].
-const STRETCH: Duration = Duration::from_millis(1);
+/// How long the engine goes without a turn: what only the engine looks at, such as its timers, waits for so long, and
+/// for a [`WAIT`].
+const STRETCH: Duration = Duration::from_millis(4);
 /// Events of one look. What is beyond comes with the next.
 const EVENTS_MAX: usize = 256;
 /// The event that stands for other threads.
@@ -136,7 +138,7 @@ impl Looks {
 
     /// The task that looks and waits, until these are the sockets of no executor any more. It keeps none of what is here
     /// while it waits: an executor that dies of a panic does not drop all its tasks.
-    pub(crate) async fn go_on(this: Weak<Self>) {
+    pub(crate) async fn go_on(this: Weak<Self>, answers: Answers) {
         loop {
             let began = Instant::now();
             let Some(looks) = this.upgrade() else { return };
@@ -160,6 +162,7 @@ impl Looks {
                 // one that the engine has just woken comes a little after the one that was there.
                 glommio::executor().yield_task_queue_now().await;
                 glommio::executor().yield_task_queue_now().await;
+                answers.answer();
                 if turn::is_look_wanted() || had_turn.elapsed() >= STRETCH {
                     break;
                 }
