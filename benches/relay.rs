@@ -67,6 +67,8 @@ const HOT: usize = 50;
 const SHORT: u32 = 50;
 /// Each step is measured so often; before that, criterion warms up with few rounds at a time.
 const SAMPLES: usize = 10;
+/// A sample has at least so many rounds. Criterion would take fewer: for it, making the crowd belongs to the first.
+const ROUNDS: u64 = 1000;
 /// So many of the longest single steps are told.
 const LONGEST: usize = 3;
 
@@ -230,6 +232,9 @@ impl Growth {
     }
 
     fn verdict(&self, row: &Row) -> &'static str {
+        if row.each[0].is_none() {
+            return "nothing to compare with";
+        }
         let hot = self.ratios(&row.step, true);
         let work =
             if row.is_hot || hot.iter().any(Option::is_some) { hot } else { self.ratios(&row.step, false) };
@@ -328,7 +333,8 @@ fn growth(criterion: &mut Criterion) {
             group
                 .sample_size(SAMPLES)
                 .sampling_mode(SamplingMode::Flat)
-                .measurement_time(Duration::from_millis(500))
+                .nresamples(1000)
+                .measurement_time(Duration::from_millis(300))
                 .warm_up_time(Duration::from_millis(100));
             let made = RefCell::new(Made { users, sessions, crowd: None, dice: Dice::new(7) });
             steps(&mut group, (&made, &growth), size);
@@ -351,9 +357,10 @@ fn steps(
                 let (mut made, mut growth) = (made.borrow_mut(), growth.borrow_mut());
                 let (crowd, dice) = made.crowd(&mut growth);
                 crowd.watch().take();
-                let spent = step(crowd, dice, times);
-                samples.push(spent.as_nanos() as f64 / times as f64);
-                spent
+                let rounds = times.max(ROUNDS);
+                let each = step(crowd, dice, rounds).as_nanos() as f64 / rounds as f64;
+                samples.push(each);
+                Duration::from_nanos((each * times as f64) as u64)
             });
         });
         // The least of them: what other work of the machine takes is not in it.
