@@ -6,12 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-use futures_lite::{FutureExt as _, future};
 use glommio::Task;
+use pin_project_lite::pin_project;
 use slotmap::{SlotMap, new_key_type};
 
 new_key_type! {
@@ -51,6 +53,39 @@ impl Event {
     }
 }
 
+pin_project! {
+    /// The body of a task, and what is done at its end. An `async` block would have room for the body twice, as what it was
+    /// given and as what it awaits, and a connection has two tasks for all its life.
+    struct Running<F> {
+        #[pin]
+        body: F,
+        tasks: Rc<Tasks>,
+        key: TaskKey,
+        has_begun: bool,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Running<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        // The engine polls a new task inside the call that spawns it. Ours are spawned while the relay's effects are applied.
+        // One that fed the relay at once would have its own effects applied before the rest of those.
+        if !mem::replace(this.has_begun, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match catch_unwind(AssertUnwindSafe(|| this.body.poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(())) => {}
+            Err(panic) => this.tasks.fail(panic_message(panic.as_ref())),
+        }
+        this.tasks.ended.borrow_mut().push(*this.key);
+        Poll::Ready(())
+    }
+}
+
 /// All tasks of a core.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
@@ -71,16 +106,7 @@ impl Tasks {
         }
         self.reap();
         let key = self.running.borrow_mut().insert(None);
-        let tasks = Rc::clone(self);
-        let task = glommio::spawn_local(async move {
-            // The engine polls a new task inside the call that spawns it. Ours are spawned while the relay's effects
-            // are applied. One that fed the relay at once would have its own effects applied before the rest of those.
-            future::yield_now().await;
-            if let Err(panic) = AssertUnwindSafe(body).catch_unwind().await {
-                tasks.fail(panic_message(panic.as_ref()));
-            }
-            tasks.ended.borrow_mut().push(key);
-        });
+        let task = glommio::spawn_local(Running { body, tasks: Rc::clone(self), key, has_begun: false });
         if let Some(slot) = self.running.borrow_mut().get_mut(key) {
             *slot = Some(task);
         }

@@ -10,6 +10,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use siphasher::sip::SipHasher13;
 
+use crate::spread::Scattered;
+
 slotmap::new_key_type! {
     /// A connection's slot on the core that owns it.
     pub struct PeerKey;
@@ -88,7 +90,7 @@ pub struct SessionId {
 pub(crate) struct UriId([u8; SessionId::LEN]);
 
 /// A session on any core: the address for its messages.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionRef {
     /// The core that owns the session. Messages go by this, never by the core in the id.
     pub core: CoreId,
@@ -196,6 +198,15 @@ impl core::hash::Hash for SessionId {
     }
 }
 
+impl Scattered for SessionId {
+    /// Most of it is random.
+    fn number(&self) -> u64 {
+        let mut last = [0_u8; 8];
+        last.copy_from_slice(&self.raw[Self::RAW - 8..]);
+        u64::from_be_bytes(last)
+    }
+}
+
 impl core::fmt::Debug for SessionId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "SessionId({}…)", self.prefix())
@@ -246,7 +257,7 @@ impl core::hash::Hash for Tid {
 }
 
 /// Hashes under a secret key, for tables whose keys strangers choose or must not guess.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SecretHasher(u64, u64);
 
 impl SecretHasher {

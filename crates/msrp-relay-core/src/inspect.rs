@@ -69,20 +69,26 @@ impl Relay {
         &self.core.stats
     }
 
+    /// How often all connections, or all sessions, were walked through: never for a message, an AUTH or an end.
+    pub fn table_walks(&self) -> u64 {
+        self.peers.walks() + self.sessions.walks()
+    }
+
     /// How full the tables are.
     pub fn table_sizes(&self) -> TableSizes {
         TableSizes {
             peers: self.peers.len(),
             sessions: self.sessions.len(),
-            transactions: self.peers.iter().map(|p| p.out.transactions.len()).sum(),
+            transactions: self.peers.for_sizes().map(|p| p.out.transactions.len()).sum(),
             unanswered: self.core.orphans.len()
-                + self.peers.iter().map(|p| p.unanswered.len()).sum::<usize>(),
+                + self.peers.for_sizes().map(|p| p.unanswered.len()).sum::<usize>(),
             bytes_queued: self.core.memory.held(),
-            bytes_kept: self.sessions.kept() + self.peers.iter().map(Peer::kept).sum::<usize>(),
+            bytes_kept: self.sessions.kept() + self.peers.for_sizes().map(Peer::kept).sum::<usize>(),
             bytes_counted: self.core.memory.kept(),
             counted: self.quota.len() + self.core.rates.len(),
             newcomers: self.core.newcomers.entries() + self.quota.told_len(),
             moving: self.arrivals.len() + self.sessions.departed_len(),
+            relays: self.peers.relays_len(),
         }
     }
 

@@ -53,7 +53,9 @@ mod reason;
 mod request;
 mod sessions;
 mod settings;
+mod spread;
 mod stats;
+mod table;
 mod transactions;
 mod view;
 

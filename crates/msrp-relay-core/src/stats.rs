@@ -113,6 +113,8 @@ pub struct TableSizes {
     pub newcomers: usize,
     /// Sessions that are expected from other cores, and notes of those that have gone there.
     pub moving: usize,
+    /// Names of relays, each for each connection with that relay.
+    pub relays: usize,
 }
 
 #[cfg(test)]

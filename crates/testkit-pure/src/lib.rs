@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
 mod clients;
+pub mod crowd;
 pub mod dice;
 pub mod endpoint;
 pub mod frame;

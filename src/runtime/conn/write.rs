@@ -1,6 +1,7 @@
 //! The writer of a connection: takes one flush of the relay at a time, encrypts it and writes it.
 
 use std::io;
+use std::mem;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,8 @@ impl Writer {
     /// Fills `out` with what may be sent: first TLS's own bytes, then one flush of the relay.
     fn next_flush(&self, out: &mut Vec<u8>) -> Next {
         let (core, conn) = (&self.core, &*self.conn);
-        out.append(&mut conn.link.tls_out.borrow_mut());
+        // Not emptied but taken: there is hardly ever more than a handshake.
+        out.append(&mut mem::take(&mut *conn.link.tls_out.borrow_mut()));
         if let Some(websocket) = conn.link.websocket.as_ref().filter(|_| conn.is_up()) {
             let mut frames = Vec::new();
             websocket.write_control(Instant::now() + core.config().websocket.ping_interval, &mut frames);

@@ -206,7 +206,7 @@ pub(super) fn auth_response<'p>(
     status: Status,
 ) -> FrameWriter<'p> {
     let transit = request.transit();
-    FrameWriter::response(peer.out.control(), transit.head.tid(&transit.bytes), status, None)
+    FrameWriter::response(peer.out.rare_control(), transit.head.tid(&transit.bytes), status, None)
         .header("To-Path", response_to_path(transit))
         .header("From-Path", request.to())
 }

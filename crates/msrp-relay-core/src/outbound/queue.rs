@@ -17,6 +17,7 @@
 //! the piece with the final flag.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ const CONTROL_ROOM_KEPT: usize = 4 << 10;
 pub(crate) struct Outbound {
     /// Complete frames of this relay and its answers, first in line.
     control: Vec<u8>,
+    /// What is in there is rare: once it is written, the room for it is given back.
+    control_is_rare: bool,
     /// A part of the first of them is written: they were more than a flush.
     control_cut: bool,
     /// One queue per connection that requests come from.
@@ -69,6 +72,12 @@ impl Outbound {
             framing.begin_control(self.control.len());
         }
         &mut self.control
+    }
+
+    /// The same for an answer that hardly another follows: most connections authenticate once and then do nothing.
+    pub(crate) fn rare_control(&mut self) -> &mut Vec<u8> {
+        self.control_is_rare = true;
+        self.control()
     }
 
     /// Each frame goes into a message of its own from now on, and no session has more unanswered than its window; or by
@@ -341,7 +350,9 @@ impl Outbound {
             }
         }
         self.write_control(out, budget);
-        if self.control.is_empty() && self.control.capacity() > CONTROL_ROOM_KEPT {
+        if self.control.is_empty()
+            && (mem::take(&mut self.control_is_rare) || self.control.capacity() > CONTROL_ROOM_KEPT)
+        {
             // A burst must not take memory for as long as the connection lives.
             self.control = Vec::new();
         }
@@ -410,7 +421,7 @@ impl Outbound {
     /// The steps that queue everything at another connection. For a connection that was never up: nothing of it is
     /// written.
     pub(crate) fn release(&mut self) -> Vec<PeerStep> {
-        std::mem::take(&mut self.flows).into_iter().flat_map(Flow::release).collect()
+        mem::take(&mut self.flows).into_iter().flat_map(Flow::release).collect()
     }
 
     /// The connection is gone. Ends the chunk on the wire, in case there is one more flush.
@@ -425,7 +436,7 @@ impl Outbound {
         self.control = control;
         self.chunk_open = false;
         let mut loss = Loss::default();
-        let mut flows = std::mem::take(&mut self.flows);
+        let mut flows = mem::take(&mut self.flows);
         // Pieces of requests that still come in belong to those, not to the message so far.
         let pieces: Vec<Option<Notice>> =
             flows.iter().map(|f| self.transactions.take_merged(f.tail?)).collect();

@@ -195,7 +195,7 @@ impl Peers {
                 } else {
                     peer.out.bound_chunks_further(chunk_max);
                 }
-                peer.bound.push(session);
+                peer.bound.insert(session);
                 peer.prove(core);
                 peer.update_pause(core);
                 peer.set_alarm(core);
@@ -215,7 +215,7 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        peer.bound.retain(|s| *s != session);
+        peer.bound.remove(&session);
         peer.last_used = core.now;
         if peer.origin.is_dialled() && peer.bound.is_empty() {
             self.close(key, CloseReason::SessionOver, core);

@@ -78,7 +78,7 @@ impl Peers {
         let origin = Origin::Dialled { blamed, to_other_process: target.other_process.is_some() };
         let key = self.table.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, origin, now);
-            peer.bound.push(session);
+            peer.bound.insert(session);
             // No bytes go to it, or come from it, before it has proven this name.
             peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
             peer.out.bound_chunks(core.settings.max_chunk.of_host(&target.host));
@@ -101,13 +101,31 @@ impl Peers {
         if peer.phase.is_closing() {
             core.effects.push(Effect::Close { peer: key, reason: CloseReason::SessionOver });
         }
+        self.note_relay(key);
+    }
+
+    /// Other sessions may use a connection with a relay, once it is up.
+    fn note_relay(&mut self, key: PeerKey) {
+        if let Some(peer) = self.table.get(key).filter(|peer| peer.phase == Phase::Up)
+            && let Some(names) = &peer.names
+        {
+            self.relays.insert(names, key);
+        }
+    }
+
+    fn forget_relay(&mut self, key: PeerKey) {
+        if let Some(names) = self.table.get(key).and_then(|peer| peer.names.as_ref()) {
+            self.relays.remove(names, key);
+        }
     }
 
     /// Its peer is a relay: it has shown a certificate that we trust.
     pub(crate) fn on_identified(&mut self, key: PeerKey, names: ProvenNames) {
+        self.forget_relay(key);
         if let Some(peer) = self.get_mut(key) {
             peer.names = Some(names);
         }
+        self.note_relay(key);
     }
 
     /// It has reached another stage, though it has proven nothing yet.
@@ -133,7 +151,7 @@ impl Peers {
     /// Stops reading all connections; requests that are coming in break off.
     pub(crate) fn quiesce(&mut self, core: &mut Core) {
         core.go_towards(Stop::Quiet);
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             break_off(peer, core);
             peer.update_pause(core);
         }
@@ -141,7 +159,7 @@ impl Peers {
 
     /// Nothing is read any more, so requests that were forwarded will get no answers.
     pub(crate) fn give_up_answers(&mut self, core: &mut Core) {
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             for notice in peer.out.transactions.drain_merged() {
                 let status = Status::TIMEOUT;
                 core.tell_session(notice.session, SessionStep::Failed { notice, status });
@@ -151,7 +169,7 @@ impl Peers {
     }
 
     pub(crate) fn close_all(&mut self, core: &mut Core) {
-        let keys: Vec<PeerKey> = self.table.keys().collect();
+        let keys: Vec<PeerKey> = self.table.walk().map(|(key, _)| key).collect();
         for key in keys {
             self.close(key, CloseReason::Stopping, core);
         }
@@ -160,11 +178,14 @@ impl Peers {
     /// Stops reading, writes the queue, then closes the connection. If the reason is a fault of its peer, the
     /// connection is gone at once for all others: they do not wait until the peer has taken its bytes.
     pub(crate) fn close(&mut self, key: PeerKey, reason: CloseReason, core: &mut Core) {
-        let Some(peer) = self.get_mut(key) else {
+        let Some(peer) = self.table.get_mut(key) else {
             return;
         };
         if peer.phase.is_closing() {
             return;
+        }
+        if let Some(names) = &peer.names {
+            self.relays.remove(names, key);
         }
         if reason == CloseReason::Ended && peer.unanswered.has_send() {
             // Its last requests are being handled, possibly on another core.
@@ -238,7 +259,7 @@ impl Peers {
         if !core.memory.is_pressed() || core.newcomers.bytes() <= part {
             return;
         }
-        let newcomers = self.table.iter().filter(|(_, peer)| !peer.is_proven());
+        let newcomers = self.table.walk().filter(|(_, peer)| !peer.is_proven());
         let mut heaviest: Vec<(usize, PeerKey)> = newcomers.map(|(key, peer)| (peer.counted, key)).collect();
         heaviest.sort_unstable_by_key(|heavy| Reverse(*heavy));
         for (_, key) in heaviest {
@@ -272,6 +293,7 @@ impl Peers {
 
     /// The connection is gone.
     pub(crate) fn lose(&mut self, key: PeerKey, core: &mut Core) {
+        self.forget_relay(key);
         let Some(mut peer) = self.table.remove(key) else {
             return;
         };
@@ -403,7 +425,7 @@ impl Peers {
         is_over: impl Fn(SessionRef) -> bool,
         core: &mut Core,
     ) {
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             let bound = peer.bound.len();
             peer.bound.retain(|session| session.core != gone);
             if peer.bound.len() < bound {

@@ -11,9 +11,10 @@ pub(crate) mod deliver;
 pub(crate) mod lifecycle;
 pub(crate) mod peer;
 pub(crate) mod receive;
+mod relays;
 pub(crate) mod state;
 
-use slotmap::SlotMap;
+use msrp_proto::uri::MsrpUri;
 
 use crate::api::WriteState;
 use crate::auth::through_relay::Behind;
@@ -22,9 +23,11 @@ use crate::ids::{PeerKey, SessionRef};
 use crate::outbound::batch::OutBatch;
 use crate::outbound::write::WriteContext;
 use crate::quota::who::{Share, Who};
+use crate::table::Table;
 use crate::transactions::Room;
 
 use peer::Peer;
+use relays::Relays;
 use state::Role;
 
 /// The largest flush while memory is short: the floor of `limits.flush_bytes_max`.
@@ -33,14 +36,15 @@ const PRESSED_FLUSH_MAX: usize = 16 << 10;
 /// The table of connections.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    table: SlotMap<PeerKey, Peer>,
+    table: Table<PeerKey, Peer>,
+    relays: Relays,
     /// Places that are kept for connections on their way here from other cores.
     pub(crate) expected: usize,
 }
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        Self { table: SlotMap::with_key(), expected: 0 }
+        Self { table: Table::new(), relays: Relays::default(), expected: 0 }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -58,7 +62,22 @@ impl Peers {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.table.values()
+        self.table.walk().map(|(_, peer)| peer)
+    }
+
+    /// All of them, for [`TableSizes`](crate::TableSizes).
+    pub(crate) fn for_sizes(&self) -> impl Iterator<Item = &Peer> {
+        self.table.walk_uncounted()
+    }
+
+    /// How often all of them were walked through.
+    pub(crate) fn walks(&self) -> u64 {
+        self.table.walks()
+    }
+
+    /// Entries of connections with relays.
+    pub(crate) fn relays_len(&self) -> usize {
+        self.relays.len()
     }
 
     /// Whether a connection serves a session.
@@ -68,7 +87,9 @@ impl Peers {
 
     /// A connection with the relay of a URI, if there is one.
     pub(crate) fn with_relay_of(&self, uri: &[u8]) -> Option<&Peer> {
-        self.iter().find(|peer| peer.leads_to_relay_of(uri))
+        let uri_parsed = MsrpUri::parse(uri).ok()?;
+        let all = self.relays.of_host(uri_parsed.host_str()).filter_map(|key| self.get(key));
+        all.into_iter().find(|peer| peer.leads_to_relay_of(uri))
     }
 
     /// What all connections contribute to the counts by address and by user.
@@ -109,7 +130,7 @@ impl Peers {
     /// Memory is ample again: the connections that waited for it go on.
     pub(crate) fn resume_all(&mut self, core: &mut Core) {
         let room = Room::short(core.settings.limits.transactions_per_peer_max);
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             peer.update_pause(core);
             if peer.out.transactions.is_full(room) {
                 peer.wake(core);
@@ -121,7 +142,7 @@ impl Peers {
     /// they ask again. Otherwise they could fill the budget for as long as they are connected. The one client of a connection
     /// of its own is not forgotten before that connection.
     pub(crate) fn forget_askers(&mut self, is_open: &impl Fn(SessionRef) -> bool, core: &mut Core) {
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             let is_shared = |behind: &&mut Behind| !peer.transport.websocket || behind.is_several();
             if let Some(behind) = peer.applicants.behind_mut().filter(is_shared) {
                 behind.forget_idle(is_open);
@@ -132,7 +153,7 @@ impl Peers {
 
     /// Other settings hold; `rate` is the bytes that a user may send in a second from here on.
     pub(crate) fn on_reconfigured(&mut self, rate: u64, core: &mut Core) {
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             if rate == 0 {
                 peer.stop_throttling();
             }
@@ -159,7 +180,7 @@ impl Peers {
 
     /// Connections with a session that opened while nothing was counted count among their users' from here on.
     pub(crate) fn count_all(&mut self, core: &mut Core) {
-        for peer in self.table.values_mut() {
+        for peer in self.table.walk_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
             let user = peer.verified_user();
             if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {

@@ -7,6 +7,7 @@
 //! A connection is in one [`Phase`] and has one [`Origin`]: each holds what is valid in it alone. Must not know other
 //! connections, or more of sessions than their addresses.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::time::Instant;
 
@@ -62,7 +63,7 @@ pub(crate) struct Peer {
     /// How much of what it makes us keep the memory budget knows of.
     pub(super) counted: usize,
     /// Sessions whose outer side this connection is.
-    pub(crate) bound: Vec<SessionRef>,
+    pub(crate) bound: BTreeSet<SessionRef>,
     /// The names that its peer has proven, if it is a relay.
     pub(crate) names: Option<ProvenNames>,
     /// The clients that ask for sessions of ours by it.
@@ -106,7 +107,7 @@ impl Peer {
             out: Outbound::default(),
             writing: Writing::idle(now),
             counted: 0,
-            bound: Vec::new(),
+            bound: BTreeSet::new(),
             names: None,
             applicants: Applicants::None,
             user: None,

@@ -18,18 +18,17 @@ use crate::ids::{CoreId, Entropy, SecretHasher};
 use crate::limit::Limit;
 use crate::message::{CoreStep, PeerStep};
 use crate::settings::Limits;
-
-type Table<K, V> = HashMap<K, V, SecretHasher>;
+use crate::spread::Spread;
 
 /// The counts of this core.
 #[derive(Debug)]
 pub(crate) struct Quota {
-    totals: Table<Who, Share>,
+    totals: Spread<Who, Share>,
     /// How many unproven connections the cores believe an address to have; one, if nothing is noted.
-    told: Table<Who, u32>,
+    told: Spread<Who, u32>,
     /// Each core's part of the counts, by position.
-    parts: Vec<Table<Who, Share>>,
-    failures: Table<(Who, Offence), Window>,
+    parts: Vec<Spread<Who, Share>>,
+    failures: HashMap<(Who, Offence), Window, SecretHasher>,
     /// When each window ends, oldest first; all are equally long.
     ends: VecDeque<((Who, Offence), Instant)>,
 }
@@ -43,9 +42,9 @@ struct Window {
 impl Quota {
     pub(crate) fn new(cores: usize, entropy: &mut Entropy) -> Self {
         Self {
-            totals: HashMap::with_hasher(SecretHasher::new(entropy)),
-            told: HashMap::with_hasher(SecretHasher::new(entropy)),
-            parts: (0..cores).map(|_| HashMap::with_hasher(SecretHasher::new(entropy))).collect(),
+            totals: Spread::new(entropy),
+            told: Spread::new(entropy),
+            parts: (0..cores).map(|_| Spread::new(entropy)).collect(),
             failures: HashMap::with_hasher(SecretHasher::new(entropy)),
             ends: VecDeque::new(),
         }
@@ -83,7 +82,7 @@ impl Quota {
 
     /// The cores that have unproven connections of an address.
     fn cores_with_newcomers(&self, who: Who) -> Vec<usize> {
-        let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.unproven > 0);
+        let has = |part: &Spread<Who, Share>| part.get(&who).is_some_and(|share| share.unproven > 0);
         self.parts.iter().enumerate().filter(|(_, part)| has(part)).map(|(index, _)| index).collect()
     }
 
@@ -95,12 +94,12 @@ impl Quota {
 
     /// The users that have something at present.
     pub(crate) fn users(&self) -> Vec<Who> {
-        self.totals.keys().copied().filter(|who| matches!(who, Who::User(_))).collect()
+        self.totals.iter().map(|(who, _)| *who).filter(|who| matches!(who, Who::User(_))).collect()
     }
 
     /// How many cores have sessions of `who`, and how many sessions there are.
     pub(crate) fn sessions(&self, who: Who) -> (Vec<usize>, u32) {
-        let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.sessions > 0);
+        let has = |part: &Spread<Who, Share>| part.get(&who).is_some_and(|share| share.sessions > 0);
         let cores = self.parts.iter().enumerate().filter(|(_, part)| has(part)).map(|(index, _)| index);
         (cores.collect(), self.totals.get(&who).map_or(0, |share| share.sessions))
     }
@@ -160,7 +159,11 @@ impl Quota {
 
     /// A core is gone with all it had. Returns the addresses and users that have less after it.
     fn take_part(&mut self, index: usize) -> Vec<Who> {
-        let Some(part) = self.parts.get_mut(index).map(|part| part.drain().collect::<Vec<_>>()) else {
+        let Some(part) = self
+            .parts
+            .get_mut(index)
+            .map(|part| part.parts_mut().flat_map(|part| part.drain()).collect::<Vec<_>>())
+        else {
             return Vec::new();
         };
         for (who, share) in &part {
@@ -173,6 +176,7 @@ impl Quota {
         let Some(part) = self.parts.get_mut(usize::from(from.index)) else {
             return Share::default();
         };
+        let part = part.of_mut(&who);
         let entry = part.entry(who).or_default();
         let before = *entry;
         change(entry);
@@ -180,12 +184,13 @@ impl Quota {
         if now.is_empty() {
             part.remove(&who);
         }
-        let total = self.totals.entry(who).or_default();
+        let totals = self.totals.of_mut(&who);
+        let total = totals.entry(who).or_default();
         total.sub(before);
         total.add(now);
         let total = *total;
         if total.is_empty() {
-            self.totals.remove(&who);
+            totals.remove(&who);
         }
         total
     }

@@ -11,10 +11,11 @@
 //! [`Limits::unauthenticated_per_core_max`](crate::Limits); each step costs the logarithm of their number.
 
 use core::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::who::AddressKey;
-use crate::ids::{Entropy, PeerKey, SecretHasher};
+use crate::ids::{Entropy, PeerKey};
+use crate::spread::Spread;
 
 /// How far a connection that has proven nothing has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -60,7 +61,7 @@ impl Source {
 /// The newcomers of one core.
 #[derive(Debug)]
 pub(crate) struct Newcomers {
-    sources: HashMap<AddressKey, Source, SecretHasher>,
+    sources: Spread<AddressKey, Source>,
     order: BTreeSet<Rank>,
     count: usize,
     /// Bytes of memory that they take.
@@ -70,8 +71,7 @@ pub(crate) struct Newcomers {
 
 impl Newcomers {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
-        let sources = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { sources, order: BTreeSet::new(), count: 0, bytes: 0, arrived: 0 }
+        Self { sources: Spread::new(entropy), order: BTreeSet::new(), count: 0, bytes: 0, arrived: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -142,7 +142,8 @@ impl Newcomers {
 
     /// Changes a source, and its rank with it.
     fn change(&mut self, source: AddressKey, change: impl FnOnce(&mut Source)) {
-        let entry = self.sources.entry(source).or_default();
+        let sources = self.sources.of_mut(&source);
+        let entry = sources.entry(source).or_default();
         if let Some(rank) = entry.rank(source) {
             self.order.remove(&rank);
         }
@@ -152,7 +153,7 @@ impl Newcomers {
                 self.order.insert(rank);
             }
             None => {
-                self.sources.remove(&source);
+                sources.remove(&source);
             }
         }
     }

@@ -7,17 +7,18 @@
 //! user that comes back at once finds its old debt. A session's unused rate does not go to sessions on other cores: the
 //! rate is a bound, not a promise.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::who::UserKey;
-use crate::ids::{Entropy, SecretHasher};
+use crate::ids::Entropy;
+use crate::spread::{self, Spread};
 
 /// The buckets of one core.
 #[derive(Debug)]
 pub(crate) struct Rates {
     bytes_per_second: u64,
-    users: HashMap<UserKey, Bucket, SecretHasher>,
+    users: Spread<UserKey, Bucket>,
     /// Users who have left, each once. Some may be back.
     left: VecDeque<UserKey>,
 }
@@ -44,20 +45,19 @@ struct Bucket {
 impl Rates {
     /// `bytes_per_second` 0: no limit.
     pub(crate) fn new(bytes_per_second: u64, entropy: &mut Entropy) -> Self {
-        let users = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { bytes_per_second, users, left: VecDeque::new() }
+        Self { bytes_per_second, users: Spread::new(entropy), left: VecDeque::new() }
     }
 
     /// Users that have sessions here.
     pub(crate) fn len(&self) -> usize {
-        self.users.values().filter(|bucket| bucket.sessions_here > 0).count()
+        self.users.iter().filter(|(_, bucket)| bucket.sessions_here > 0).count()
     }
 
     /// Another rate holds from here on. If there was a limit before, debts stay debts; if not, the caller begins for
     /// each existing session.
     pub(crate) fn change(&mut self, bytes_per_second: u64) {
         if bytes_per_second == 0 {
-            self.users.clear();
+            self.users.parts_mut().for_each(spread::Part::clear);
             self.left.clear();
         }
         self.bytes_per_second = bytes_per_second;
@@ -73,7 +73,7 @@ impl Rates {
             return;
         }
         self.forget_the_full(now);
-        let bucket = self.users.entry(user).or_insert_with(|| Bucket {
+        let bucket = self.users.of_mut(&user).entry(user).or_insert_with(|| Bucket {
             sessions_here: 0,
             sessions: 1,
             listed: false,
@@ -283,7 +283,7 @@ mod tests {
         // The last one leaves nothing, and who comes back finds nothing.
         there.give_part(user, here.take_part(user, now), now);
         assert_eq!((here.len(), there.len()), (0, 1));
-        assert_eq!(there.users[&user].bytes, -40_000);
+        assert_eq!(there.users.get(&user).unwrap().bytes, -40_000);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use msrp_proto::address::{canonical, embedded};
 
 use crate::ids::{LookUpTicket, PeerRef};
 use crate::limit::Limit;
+use crate::spread::Scattered;
 
 /// Bits of an IPv6 address that name a subscriber. Providers give out a /56 (RFC 6177), in which the subscriber chooses
 /// among 256 networks at will. Where each subscriber has a /64, 256 of them are one source, like users behind one
@@ -88,6 +89,28 @@ impl Who {
             Self::User(UserKey(digest)) => u64::try_from(digest >> 64).unwrap_or_default(),
         };
         usize::try_from(spread % cores.max(1) as u64).unwrap_or_default()
+    }
+}
+
+impl Scattered for AddressKey {
+    fn number(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Scattered for UserKey {
+    fn number(&self) -> u64 {
+        // One half of a digest is as good as the whole.
+        u64::try_from(self.0 >> 64).unwrap_or_default()
+    }
+}
+
+impl Scattered for Who {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Address(address) => address.number(),
+            Self::User(user) => user.number(),
+        }
     }
 }
 

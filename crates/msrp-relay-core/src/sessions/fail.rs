@@ -242,7 +242,7 @@ impl Sessions {
 
     /// What sessions do when a core dies.
     pub(crate) fn forget_core(&self, gone: CoreId, core: &mut Core) {
-        for session in self.table.values() {
+        for (_, session) in self.table.walk() {
             let me = core.me;
             for neighbour in session.bound_to().into_iter().filter(|side| side.core() == gone) {
                 let status = Status::NO_SESSION;

@@ -16,23 +16,23 @@ pub(crate) mod next_hop;
 pub(crate) mod route;
 pub(crate) mod session;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
-
-use slotmap::SlotMap;
 
 use msrp_proto::digest::Verified;
 use msrp_proto::status::Status;
 use msrp_proto::uri::{MsrpUri, Path};
 
 use crate::core::Core;
-use crate::ids::{CoreId, Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
+use crate::ids::{CoreId, Entropy, PeerRef, SessionId, SessionKey, SessionRef, UriId};
 use crate::limit::Limit;
 use crate::meet::Progress;
 use crate::message::{CoreStep, PeerStep, SessionStep};
 use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
+use crate::spread::Spread;
+use crate::table::Table;
 
 use next_hop::Refusal;
 use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session};
@@ -52,14 +52,14 @@ pub(crate) struct NewSession {
 /// The table of sessions. Ids are bearer secrets: their places in the table must not be guessable (req S4).
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    table: SlotMap<SessionKey, Session>,
-    by_id: HashMap<SessionId, SessionKey, SecretHasher>,
+    table: Table<SessionKey, Session>,
+    by_id: Spread<SessionId, SessionKey>,
     /// When expired sessions end.
     ending: BTreeSet<(Instant, SessionKey)>,
     /// Bytes of memory that count against the budget.
     kept: usize,
     /// Sessions opened here that live on another core: as many as connections there.
-    departed: HashMap<SessionId, Departed, SecretHasher>,
+    departed: Spread<SessionId, Departed>,
 }
 
 /// What the home of a session that has moved knows of it.
@@ -73,9 +73,8 @@ struct Departed {
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
-        let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
-        let departed = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0, departed }
+        let (by_id, departed) = (Spread::new(entropy), Spread::new(entropy));
+        Self { table: Table::new(), by_id, ending: BTreeSet::new(), kept: 0, departed }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -85,7 +84,12 @@ impl Sessions {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
-        self.table.keys()
+        self.table.walk().map(|(key, _)| key)
+    }
+
+    /// How often all of them were walked through.
+    pub(crate) fn walks(&self) -> u64 {
+        self.table.walks()
     }
 
     pub(crate) fn by_key(&self, key: SessionKey) -> Option<&Session> {
@@ -97,7 +101,7 @@ impl Sessions {
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
-        self.table.values_mut()
+        self.table.walk_mut()
     }
 
     pub(crate) fn get_mut(&mut self, session: SessionRef) -> Option<&mut Session> {
@@ -146,7 +150,7 @@ impl Sessions {
 
     /// What sessions themselves contribute to their users' counts.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
-        let counted = self.table.values().filter_map(|session| session.counted);
+        let counted = self.table.walk().filter_map(|(_, session)| session.counted);
         counted.map(|user| (Who::User(user), Share { connections: 0, unproven: 0, sessions: 1 }))
     }
 
@@ -219,9 +223,10 @@ impl Sessions {
 
     /// Where a session with such an id went.
     pub(crate) fn find_departed(&self, beginning: &str) -> Option<CoreId> {
-        let is_called =
-            |departed: &&Departed| departed.uris.iter().any(|own| own.id.as_str().starts_with(beginning));
-        self.departed.values().find(is_called).map(|departed| departed.core)
+        let is_called = |(_, departed): &(&SessionId, &Departed)| {
+            departed.uris.iter().any(|own| own.id.as_str().starts_with(beginning))
+        };
+        self.departed.iter().find(is_called).map(|(_, departed)| departed.core)
     }
 
     pub(crate) fn forget_departed(&mut self, session: SessionId) {
@@ -247,7 +252,9 @@ impl Sessions {
     }
 
     pub(crate) fn forget_departed_to(&mut self, gone: CoreId) {
-        self.departed.retain(|_, departed| departed.core != gone);
+        for part in self.departed.parts_mut() {
+            part.retain(|_, departed| departed.core != gone);
+        }
     }
 
     /// Why a request for a session that is not here is refused. One that has moved is bound: it is as if it were asked
@@ -308,7 +315,7 @@ impl Sessions {
 
     /// Sessions that began uncounted, and whose connection does not count, count from here on.
     pub(crate) fn count_all(&mut self) {
-        for session in self.table.values_mut().filter(|session| session.client().is_none()) {
+        for session in self.table.walk_mut().filter(|session| session.client().is_none()) {
             let user = session.user_key();
             session.counted.get_or_insert(user);
         }

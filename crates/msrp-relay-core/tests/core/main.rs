@@ -13,6 +13,7 @@
 mod auth;
 mod binding;
 mod failure;
+mod growth;
 mod limits;
 mod meet;
 mod rfc;

@@ -149,6 +149,7 @@ impl World {
             sum.counted += sizes.counted;
             sum.newcomers += sizes.newcomers;
             sum.moving += sizes.moving;
+            sum.relays += sizes.relays;
         }
         sum
     }

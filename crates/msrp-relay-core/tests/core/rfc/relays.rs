@@ -395,6 +395,42 @@ fn relay_that_comes_again_goes_on_with_its_sessions() {
     assert_eq!(world.sizes().bytes_queued, 0);
 }
 
+// A10: ... or it has another connection already. That one is found among all connections without a walk through them:
+// when a relay goes, its sessions do this one after the other.
+#[test]
+fn another_connection_with_the_relay_is_found_without_a_look_at_every_connection() {
+    let mut world = World::new(1);
+    let others: Vec<Conn> = (0..100).map(|_| world.connect(0)).collect();
+    let (conn, wren, far) = wren_and_far(&mut world, [0, 0]);
+    let another = relay(&mut world, 0, "*.Example.NET");
+    let of_a_third = relay(&mut world, 0, "inner.example.org");
+    world.hang_up(conn);
+    world.run();
+    let before = world.relay(0).table_walks();
+    let path = format!("{wren} {}", back_to_wren());
+    world.send(far, Request::send(&path, FAR, "again", b"Still there?").bytes());
+    world.run();
+    let frame = only(world.take(another), "SEND");
+    assert_eq!((frame.to_path(), said(&frame)), (back_to_wren(), "Still there?".to_owned()));
+    assert!(world.dialled.is_empty());
+    assert_eq!(world.relay(0).table_walks(), before);
+    // One that is going does not count as one that is there.
+    world.send(another, frame.response(200));
+    world.hang_up(another);
+    world.run();
+    world.send(far, Request::send(&path, FAR, "once-more", b"And now?").bytes());
+    world.run();
+    assert_eq!(world.dialled.len(), 1, "the third relay is another one");
+    assert_eq!(world.sizes().relays, 2, "the third one, and the one that was called");
+    assert_eq!(world.relay(0).table_walks(), before);
+    for conn in others.into_iter().chain([of_a_third]) {
+        world.hang_up(conn);
+    }
+    let (_, back) = world.dialled[0].clone();
+    world.end(back).answers = Answers::Always(200);
+    end(&mut world);
+}
+
 // A10: a client behind a relay has no connection with us that could end: its Expires counts.
 #[test]
 fn session_behind_a_relay_ends_when_it_was_said_to() {

@@ -63,6 +63,8 @@ impl Simulation {
             let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
             assert!(sizes.unanswered <= unanswered, "core {core}: {sizes:?}");
             assert_eq!(self.world.relay(core).stats().sessions_open(), sizes.sessions as u64, "core {core}");
+            // Each has proven one name at most.
+            assert!(sizes.relays <= conns, "core {core}: {sizes:?}");
             // An address, and two users.
             assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
         }
