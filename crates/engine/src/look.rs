@@ -66,6 +66,13 @@ impl fmt::Debug for Looks {
     }
 }
 
+impl Drop for Looks {
+    fn drop(&mut self) {
+        // Not closed yet where the executor's future has panicked.
+        self.mailbox.close();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Spots {
     all: Vec<Option<Rc<Spot>>>,
@@ -100,7 +107,9 @@ impl Looks {
 
     /// No socket is made on this thread from here on, and no task waits for another thread through the mailbox.
     pub(crate) fn end() {
-        LOOKS.set(None);
+        if let Some(looks) = LOOKS.take() {
+            looks.mailbox.close();
+        }
     }
 
     /// Those of the executor of this thread, if it runs.
@@ -115,10 +124,11 @@ impl Looks {
 
     /// The task that looks and waits. It does not end.
     pub(crate) async fn go_on(self: Rc<Self>, answers: Answers) {
+        let mut stream = None;
         loop {
             let began = Instant::now();
             self.is_asleep.set(true);
-            self.wait_in_engine().await;
+            self.wait_in_engine(&mut stream).await;
             self.is_asleep.set(false);
             let had_turn = Instant::now();
             let mut is_dense = had_turn - began < WAIT;
@@ -156,20 +166,22 @@ impl Looks {
         has_woken
     }
 
-    /// Lets the engine sleep until there is something to look at.
-    async fn wait_in_engine(&self) {
+    /// Lets the engine sleep until there is something to look at. Leaves the `stream` that it has waited with to the next
+    /// time: so an executor has as many descriptors awake as asleep.
+    async fn wait_in_engine(&self, stream: &mut Option<TcpStream>) {
         if !self.mailbox.may_sleep() {
             // The engine has its turn all the same.
             self.mailbox.ring();
         }
+        drop(stream.take());
         // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
         let Ok(epoll) = self.epoll.try_clone() else {
             // No descriptor is left. What other threads leave is found a little later then.
             return glommio::timer::sleep(WAIT).await;
         };
-        let mut stream = TcpStream::from(socket2::Socket::from(epoll));
+        let stream = stream.insert(TcpStream::from(socket2::Socket::from(epoll)));
         // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
-        let _ = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut [0])).await;
+        let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut [0])).await;
     }
 }
 

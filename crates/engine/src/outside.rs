@@ -5,7 +5,8 @@
 //! mailbox, with a ring if the executor sleeps. The task's own waker never leaves its thread.
 //!
 //! Invariants: an executor that sleeps is rung for what is left in its mailbox, once; one that is about to sleep looks into
-//! its mailbox first, under the lock under which others leave something there.
+//! its mailbox first, under the lock under which others leave something there; the mailbox of an executor that has ended
+//! keeps nothing, for what is in it keeps the mailbox.
 //! Must not know: what a task waits for.
 
 use std::cell::RefCell;
@@ -47,6 +48,8 @@ struct Left {
     callers: Vec<Arc<Caller>>,
     /// The executor sleeps, or is about to: it must be rung for.
     is_asleep: bool,
+    /// The executor has ended.
+    is_closed: bool,
 }
 
 impl Mailbox {
@@ -82,6 +85,16 @@ impl Mailbox {
         !callers.is_empty()
     }
 
+    /// The executor ends: what is left here, now or later, wakes no task any more.
+    pub(crate) fn close(&self) {
+        let callers = {
+            let mut left = lock(&self.left);
+            left.is_closed = true;
+            mem::take(&mut left.callers)
+        };
+        drop(callers);
+    }
+
     pub(crate) fn ring(&self) {
         // Fails only if it has been rung 2^64 times and not been heard.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
@@ -90,6 +103,9 @@ impl Mailbox {
     fn leave(&self, caller: Arc<Caller>) {
         let must_ring = {
             let mut left = lock(&self.left);
+            if left.is_closed {
+                return;
+            }
             left.callers.push(caller);
             mem::replace(&mut left.is_asleep, false)
         };
@@ -294,6 +310,26 @@ mod tests {
         one.wake_by_ref();
         assert_eq!((rings(), mailbox.collect(), mailbox.collect()), (0, true, false));
         assert!(mailbox.may_sleep());
+    }
+
+    #[test]
+    fn what_is_left_for_an_executor_that_has_ended_does_not_keep_its_mailbox() {
+        for is_left_before in [true, false] {
+            let mailbox = Arc::new(Mailbox::new().unwrap());
+            let caller = Arc::new(Caller {
+                mailbox: Arc::clone(&mailbox),
+                number: 1,
+                has_called: AtomicBool::new(false),
+            });
+            if is_left_before {
+                caller.wake_by_ref();
+            }
+            mailbox.close();
+            caller.wake_by_ref();
+            let kept = Arc::downgrade(&mailbox);
+            drop((mailbox, caller));
+            assert!(kept.upgrade().is_none(), "left before its end: {is_left_before}");
+        }
     }
 
     #[test]
