@@ -194,6 +194,8 @@ impl Looks {
     /// The engine is about to sleep until there is something to look at.
     fn fall_asleep(&self) {
         self.is_asleep.set(true);
+        // Not before: an executor has as many descriptors awake as asleep.
+        drop(self.wait.take());
         if !self.mailbox.may_sleep() {
             // The engine has its turn all the same.
             self.mailbox.ring();
@@ -211,16 +213,12 @@ impl Looks {
                 Err(_) => Wait::Timer(Timer::new(WAIT)),
             });
         }
-        let over = match &mut *wait {
+        match &mut *wait {
             // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
             Some(Wait::Engine(stream)) => Pin::new(stream).poll_read(cx, &mut [0]).map(drop),
             Some(Wait::Timer(timer)) => Pin::new(timer).poll(cx).map(drop),
             None => Poll::Ready(()),
-        };
-        if over.is_ready() {
-            *wait = None;
         }
-        over
     }
 }
 

@@ -5,7 +5,8 @@
 //! mailbox, with a ring if the executor sleeps. The task's own waker never leaves its thread.
 //!
 //! Invariants: an executor that sleeps is rung for what is left in its mailbox, once; one that is about to sleep looks into
-//! its mailbox first, under the lock under which others leave something there; nothing is left for one that has ended.
+//! its mailbox first, under the lock under which others leave something there; the mailbox of an executor that has ended
+//! keeps nothing, for what is in it keeps the mailbox.
 //! Must not know: what a task waits for.
 
 use std::cell::RefCell;
@@ -47,7 +48,7 @@ struct Left {
     callers: Vec<Arc<Caller>>,
     /// The executor sleeps, or is about to: it must be rung for.
     is_asleep: bool,
-    /// There is no executor any more.
+    /// The executor has ended.
     is_closed: bool,
 }
 
@@ -84,16 +85,19 @@ impl Mailbox {
         !callers.is_empty()
     }
 
+    /// The executor ends: what is left here, now or later, wakes no task any more.
+    pub(crate) fn close(&self) {
+        let callers = {
+            let mut left = lock(&self.left);
+            left.is_closed = true;
+            mem::take(&mut left.callers)
+        };
+        drop(callers);
+    }
+
     pub(crate) fn ring(&self) {
         // Fails only if it has been rung 2^64 times and not been heard.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-    }
-
-    /// The executor has ended. What is left here would keep the mailbox, and that would keep what is left.
-    pub(crate) fn close(&self) {
-        let mut left = lock(&self.left);
-        left.is_closed = true;
-        left.callers.clear();
     }
 
     fn leave(&self, caller: Arc<Caller>) {
@@ -309,19 +313,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_for_an_executor_that_has_ended_keeps_nothing() {
-        let mailbox = Arc::new(Mailbox::new().unwrap());
-        let waiting = Arc::downgrade(&mailbox);
-        let caller = |number| {
-            let mailbox = Arc::clone(&mailbox);
-            Waker::from(Arc::new(Caller { mailbox, number, has_called: AtomicBool::new(false) }))
-        };
-        let (before, after) = (caller(1), caller(2));
-        before.wake();
-        mailbox.close();
-        drop(mailbox);
-        after.wake();
-        assert!(waiting.upgrade().is_none());
+    fn what_is_left_for_an_executor_that_has_ended_does_not_keep_its_mailbox() {
+        for is_left_before in [true, false] {
+            let mailbox = Arc::new(Mailbox::new().unwrap());
+            let caller = Arc::new(Caller {
+                mailbox: Arc::clone(&mailbox),
+                number: 1,
+                has_called: AtomicBool::new(false),
+            });
+            if is_left_before {
+                caller.wake_by_ref();
+            }
+            mailbox.close();
+            caller.wake_by_ref();
+            let kept = Arc::downgrade(&mailbox);
+            drop((mailbox, caller));
+            assert!(kept.upgrade().is_none(), "left before its end: {is_left_before}");
+        }
     }
 
     #[test]
