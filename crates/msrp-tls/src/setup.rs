@@ -176,10 +176,9 @@ fn server(
         .map_err(TlsSetupError::Provider)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
-    // No resumption: a client keeps one connection for its whole session, so a ticket would hardly ever be used; behind
-    // DNS load balancing the next connection reaches another relay; there is no ticket key to rotate or to leak, and no
-    // lock shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset at
-    // close).
+    // No resumption. It would save the relay a tenth of a handshake (docs/dev/performance.md). But behind DNS load
+    // balancing the next connection reaches another relay; there is no ticket key to rotate or to leak, and no lock
+    // shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset at close).
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // AUTH could be replayed from early data.
