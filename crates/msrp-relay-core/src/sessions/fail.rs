@@ -248,10 +248,9 @@ impl Sessions {
                 let status = Status::NO_SESSION;
                 core.tell_session(session.me, SessionStep::NeighbourLost { neighbour, was_up: true, status });
             }
-            // What would have answered is gone, too. A side that was lost before may have been there, and its core may
-            // have died before it answered for it.
-            let lost_outside = session.outer_side().is_none_or(|side| side.core() == gone);
-            let lost_inside = session.inner(me).is_none_or(|peer| peer.core == gone);
+            // What would have answered is gone, too.
+            let lost_outside = session.outer_core() == Some(gone);
+            let lost_inside = session.inner(me).is_some_and(|peer| peer.core == gone);
             for (inside, lost) in [(true, lost_outside), (false, lost_inside)] {
                 let entrances = session.entrances(inside, me).filter(|peer| lost && peer.core != gone);
                 for peer in entrances {

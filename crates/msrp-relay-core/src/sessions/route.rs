@@ -339,7 +339,7 @@ impl Relay {
             }
             OuterSide::Bound { .. } if has_relay_connection => return Ok(()),
             OuterSide::Bound { .. } => return Err((Status::SESSION_IN_USE, "bound to another connection")),
-            OuterSide::Lost { known } if is_relay(known) => {}
+            OuterSide::Lost { known, .. } if is_relay(known) => {}
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound if transit.method() == Method::Report => {
                 return Err((Status::NO_SESSION, "REPORT without a next hop"));

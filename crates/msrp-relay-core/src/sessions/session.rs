@@ -128,6 +128,8 @@ pub(crate) enum OuterSide {
     /// be the one of these URIs.
     Lost {
         known: OuterUris,
+        /// The core on which it was: what went there last may not be answered yet.
+        at: CoreId,
     },
 }
 
@@ -171,7 +173,7 @@ impl OuterSide {
     pub(super) fn kept(&self) -> usize {
         match self {
             Self::Unbound => 0,
-            Self::Bound { known, .. } | Self::Lost { known } => {
+            Self::Bound { known, .. } | Self::Lost { known, .. } => {
                 known.latest.len() + known.before.as_ref().map_or(0, |before| before.len())
             }
         }
@@ -216,6 +218,15 @@ impl Session {
         match self.inner {
             Inner::Client(key) => Some(PeerRef { core: me, key }),
             Inner::Relay { by } => by,
+        }
+    }
+
+    /// The core that answers what goes out: that of the outer side, or of the last one.
+    pub(crate) fn outer_core(&self) -> Option<CoreId> {
+        match &self.outer {
+            OuterSide::Bound { to, .. } => Some(to.core()),
+            OuterSide::Lost { at, .. } => Some(*at),
+            OuterSide::Unbound => None,
         }
     }
 
@@ -575,7 +586,10 @@ impl Session {
         };
         match self.take_latest_relay_connection(false) {
             Some(peer) => self.bind_known(Neighbour::Peer(peer), known),
-            None => self.outer = if was_up { OuterSide::Lost { known } } else { OuterSide::Unbound },
+            None => {
+                self.outer =
+                    if was_up { OuterSide::Lost { known, at: gone.core() } } else { OuterSide::Unbound }
+            }
         }
         true
     }

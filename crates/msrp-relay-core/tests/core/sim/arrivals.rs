@@ -5,6 +5,7 @@ use msrp_proto::parser::Flag;
 use msrp_relay_core::{CloseReason, Limit};
 
 use super::cast;
+use super::lies::{GUESSED, REPLAYED};
 use super::{Actor, DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
 use testkit_pure::{Conn, Frame, Request, answer_challenge, relay_uri};
 
@@ -15,7 +16,10 @@ impl Simulation {
         for (conn, actor) in &conns {
             // A connection that has proven nothing yet, though its first request may be under way, makes room.
             let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
-            if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
+            let closing = self.world.link(*conn).closing;
+            // One whose requests all met sessions that had died with their core is not told from one that guesses.
+            let turned_away = closing == Some(made_room) || closing == Some(CloseReason::Refusals);
+            if turned_away && !self.actors[*actor].dead {
                 assert!(!self.is_proven(*actor, *conn), "{conn:?} of actor {actor} made room");
                 self.actors[*actor].dead = true;
                 self.fault_of(*actor);
@@ -304,6 +308,13 @@ impl Simulation {
         };
         assert!(expected.codes.contains(&frame.status()), "{expected:?} expected: {frame:?}");
         assert!(stranger.answered.insert(frame.tid().to_owned()), "answered twice: {frame:?}");
+        // Refused without a look at its nonce: the same again is no replay.
+        if frame.status() == 403 && expected.codes.contains(&200) {
+            let replays = stranger.expected.values_mut().filter(|later| later.refusal == REPLAYED);
+            replays.for_each(|later| later.codes = GUESSED);
+            stranger.authorization = None;
+        }
+        let expected = &stranger.expected[frame.tid()];
         let seen = match frame.status() {
             200 => "an AUTH accepted",
             506 => "a second claim refused",

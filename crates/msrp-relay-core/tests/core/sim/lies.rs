@@ -18,7 +18,8 @@ const BAD: &[u16] = &[400];
 const SILENCE: &[u16] = &[];
 /// Wrong credentials: 400 during a look-up, 403 for another user's client.
 const REFUSED: &[u16] = &[401, 400, 403, 408];
-const GUESSED: &[u16] = &[200, 401, 400, 403, 408];
+pub(super) const REPLAYED: &str = "an AUTH replayed and refused";
+pub(super) const GUESSED: &[u16] = &[200, 401, 400, 403, 408];
 
 impl Simulation {
     pub(super) fn lie(&mut self) {
@@ -229,7 +230,7 @@ impl Simulation {
             return;
         };
         let request = Request::new("AUTH", &relay_uri(), &stranger.uri).header("Authorization", value);
-        self.say(at, &request, REFUSED, "an AUTH replayed and refused");
+        self.say(at, &request, REFUSED, REPLAYED);
     }
 
     /// A second connection that sends to a bound session (RFC 4975, 5.4).
