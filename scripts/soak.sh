@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: soak.sh [--minutes N] [--cores LIST] [--seed N] [--keep] [--no-build]
+Usage: soak.sh [--minutes N] [--cores LIST] [--record-layer WHICH] [--seed N] [--keep] [--no-build]
 
 Builds the relay, makes a throw-away certificate, and starts the release binary on free loopback ports. A second process
 then drives a mix of about a hundred connections: files from one byte to 64 MiB, chats, slow and resting ends, AUTHs and
@@ -17,6 +17,7 @@ sender was told; that memory stays flat; that no descriptor is left; the log; a 
                  compared with the last, instead of the second minute with the last one, and 25 % are let pass
                  instead of 5
   --cores LIST   the relay's CPUs: 0,1 and so on, or auto; default: the first two that this shell may use
+  --record-layer WHICH   rustls or direct: the relay's tls.record_layer; default: what the relay does by itself
   --seed N       of the mix: the same scenes in the same order, though not at the same moments; default: by chance
   --keep         keep the directory with certificate, config and log, and say where it is
   --no-build     take what is in target/release
@@ -27,9 +28,10 @@ Exit status: 0 if everything held, 1 if not, 2 for wrong usage, 130 if interrupt
 USAGE
 }
 
-minutes=10 cores='' seed='' keep=no build=yes
-options "--keep --no-build" "--minutes --cores --seed" "$@"
+minutes=10 cores='' record_layer='' seed='' keep=no build=yes
+options "--keep --no-build" "--minutes --cores --record-layer --seed" "$@"
 number --minutes "$minutes" 1 9999
+[ -z "$record_layer" ] || one_of --record-layer "$record_layer" rustls direct
 choose_cores 2
 choose_seed
 need openssl openssl
@@ -65,7 +67,8 @@ hostname: localhost
 realm: example.com
 tls:
   certificate: localhost.crt
-  key: localhost.key
+  key: localhost.key${record_layer:+
+  record_layer: $record_layer}
 cores: $cores
 auth:
   memory:
@@ -89,7 +92,7 @@ raise_limit -n 8192
 # As deploy/msrprelay.service sets them.
 export MALLOC_TRIM_THRESHOLD_=262144 MALLOC_MMAP_THRESHOLD_=262144
 
-echo "== $minutes min on cores $cores, seed $seed"
+echo "== $minutes min on cores $cores, seed $seed${record_layer:+, record layer $record_layer}"
 SOAK_RELAY=$bin/msrprelay SOAK_PLACE=$scratch SOAK_PASSWORD=$password SOAK_MINUTES=$minutes SOAK_SEED=$seed RUST_BACKTRACE=0 \
     "$driver" --ignored --exact --nocapture "$test" &
 track
