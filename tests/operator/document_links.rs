@@ -430,8 +430,17 @@ fn every_command_line_of_the_programs_has_commands_and_options_that_exist() {
 }
 
 /// Where paths begin.
-const TOP: [&str; 8] =
-    ["src/", "crates/", "tests/", "docs/", "scripts/", "deploy/", "benches/", "fuzz/fuzz_targets/"];
+const TOP: [&str; 9] = [
+    "src/",
+    "crates/",
+    "tests/",
+    "docs/",
+    "scripts/",
+    "deploy/",
+    "benches/",
+    "fuzz/fuzz_targets/",
+    "prototypes/",
+];
 
 /// What a document names of the sources in backticks, and is not there.
 fn missing_from_sources(text: &str, exists: impl Fn(&str) -> bool, sources: &str) -> Vec<String> {
