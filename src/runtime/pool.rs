@@ -25,11 +25,11 @@ struct Size {
 }
 
 /// The sizes of buffers. Each is [`PINNED_FACTOR_MAX`] times the one before, so a read fills that part of its buffer.
-/// What is lent without a count comes back at once, so as much of the largest is kept.
+/// A thread keeps 2.6 MiB of spare ones at most: more would take minutes of load to come together, and look like a leak.
 const SIZES: [Size; 3] = [
-    Size { bytes: LARGEST / PINNED_FACTOR_MAX / PINNED_FACTOR_MAX, spare_max: 128 },
-    Size { bytes: LARGEST / PINNED_FACTOR_MAX, spare_max: 64 },
-    Size { bytes: LARGEST, spare_max: PINNED_BYTES_FREE / LARGEST },
+    Size { bytes: LARGEST / PINNED_FACTOR_MAX / PINNED_FACTOR_MAX, spare_max: 64 },
+    Size { bytes: LARGEST / PINNED_FACTOR_MAX, spare_max: 32 },
+    Size { bytes: LARGEST, spare_max: 16 },
 ];
 /// One read, the rest of the read before, and some room.
 const LARGEST: usize = 96 << 10;

@@ -123,6 +123,8 @@ impl Looks {
     /// made on this thread, and no task waits for another thread through the mailbox.
     pub(crate) fn begin(self: &Rc<Self>) -> Begun {
         LOOKS.set(Some(Rc::clone(self)));
+        // From the first moment on: an executor has as many descriptors awake as asleep.
+        self.wait.replace(Some(self.new_wait()));
         Begun
     }
 
@@ -194,7 +196,7 @@ impl Looks {
     /// The engine is about to sleep until there is something to look at.
     fn fall_asleep(&self) {
         self.is_asleep.set(true);
-        // Not before: an executor has as many descriptors awake as asleep.
+        // Not before, for the same reason.
         drop(self.wait.take());
         if !self.mailbox.may_sleep() {
             // The engine has its turn all the same.
@@ -202,16 +204,20 @@ impl Looks {
         }
     }
 
+    fn new_wait(&self) -> Wait {
+        // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
+        match self.epoll.try_clone() {
+            Ok(epoll) => Wait::Engine(TcpStream::from(socket2::Socket::from(epoll))),
+            // No descriptor is left. What other threads leave is found a little later then.
+            Err(_) => Wait::Timer(Timer::new(WAIT)),
+        }
+    }
+
     /// Lets the engine sleep until there is something to look at.
     fn poll_engine(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut wait = self.wait.borrow_mut();
         if wait.is_none() {
-            // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
-            *wait = Some(match self.epoll.try_clone() {
-                Ok(epoll) => Wait::Engine(TcpStream::from(socket2::Socket::from(epoll))),
-                // No descriptor is left. What other threads leave is found a little later then.
-                Err(_) => Wait::Timer(Timer::new(WAIT)),
-            });
+            *wait = Some(self.new_wait());
         }
         match &mut *wait {
             // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
@@ -512,6 +518,18 @@ mod tests {
             fired.get()
         });
         assert!(fired.unwrap());
+    }
+
+    // Who counts descriptors before and after finds the same number.
+    #[test]
+    fn an_executor_has_the_descriptor_it_sleeps_with_from_its_first_moment_on() {
+        let ran = run_on_executor(None, async {
+            let has_it = || Looks::here().unwrap().wait.borrow().is_some();
+            assert!(has_it());
+            glommio::timer::sleep(Duration::from_millis(5)).await;
+            assert!(has_it());
+        });
+        ran.unwrap();
     }
 
     #[test]
