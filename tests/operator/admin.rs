@@ -154,7 +154,7 @@ fn a_session_that_is_closed_ends_and_the_others_live_on() {
             Some(json(&socket, &["sessions"])).filter(|sessions| sessions.len() == 3)
         });
         assert_eq!(of(&sessions, "bob")["state"], "lost");
-        assert!(relay.log().contains("Session closed by an operator"), "{}", relay.log());
+        relay.logs("Session closed by an operator");
         one.chat(&mut two, b"Still there?");
 
         let words = refused(&socket, &["close", &prefix]);

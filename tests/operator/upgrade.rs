@@ -262,7 +262,7 @@ fn a_program_that_does_not_start_changes_nothing() {
         until("the failed upgrade to be logged", || {
             line.relay.log().contains("Upgrade failed; still serving").then_some(())
         });
-        assert!(line.relay.log().contains("no_such_key"), "{}", line.relay.log());
+        line.relay.logs("no_such_key");
         chat(&mut alice, &mut bob);
         let [mut carol, mut dave] = ["user1", "user2"]
             .map(|user| Endpoint::tls(address, &trusted, user).log_in(user, address.port()));
@@ -618,7 +618,7 @@ fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
         let _alice = line.relay.client("alice");
         line.upgrade();
         line.first_ends();
-        assert!(line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
+        line.relay.logs("stopping with sessions left");
     });
 }
 

@@ -167,6 +167,12 @@ impl Process {
         until(verdict, || (self.log().matches(verdict).count() > said).then_some(()));
     }
 
+    /// Waits until a line of the log has these words: a line takes its time from the relay to the test.
+    #[track_caller]
+    pub fn logs(&self, words: &str) {
+        until(words, || self.log().contains(words).then_some(()));
+    }
+
     /// What it has written to standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.place.join("relay.log")).unwrap_or_default()
